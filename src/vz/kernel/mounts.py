@@ -1,0 +1,182 @@
+"""Mounts: mount(2), and the file-descriptor calls of fsopen(2), open_tree(2), move_mount(2), mount_setattr(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from .libc import check, libc, syscall
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+AT_SYMLINK_NOFOLLOW = 0x100
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_MOVE = 8192
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+
+MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_NOSUID = 2
+MOUNT_ATTR_NODEV = 4
+MOUNT_ATTR_NOEXEC = 8
+MOUNT_ATTR_IDMAP = 0x00100000
+
+NR_open_tree = 428
+NR_move_mount = 429
+NR_fsopen = 430
+NR_fsconfig = 431
+NR_fsmount = 432
+NR_openat2 = 437
+NR_mount_setattr = 442
+
+
+class mount_attr(ctypes.Structure):
+    """``struct mount_attr`` of <linux/mount.h>."""
+
+    _fields_ = [
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    ]
+
+
+def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
+    """Mount *source* on *target*; see mount(2)."""
+    result = libc.mount(_path(source), _path(target), _path(fstype), ctypes.c_ulong(flags), _path(data))
+    check(int(result), "mount", target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """Unmount *target*; see umount2(2).  EINVAL: not a mount point; EBUSY: in use (not with MNT_DETACH)."""
+    check(int(libc.umount2(_path(target), ctypes.c_int(flags))), "umount", target)
+
+
+def open_tree(path: str, flags: int = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, dir_fd: int = AT_FDCWD) -> int:
+    """Return a descriptor of a detached copy of the mount tree at *path*; see open_tree(2)."""
+    return check(syscall(NR_open_tree, dir_fd, os.fsencode(path), flags), "open_tree", path)
+
+
+def move_mount(tree_fd: int, target: str) -> None:
+    """Attach the detached mount *tree_fd* at *target*; see move_mount(2)."""
+    result = syscall(NR_move_mount, tree_fd, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH)
+    check(result, "move_mount", target)
+
+
+def move_mount_to_fd(tree_fd: int, target_fd: int) -> None:
+    """Attach the detached mount *tree_fd* on what *target_fd* (O_PATH) names; see move_mount(2)."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    check(syscall(NR_move_mount, tree_fd, b"", target_fd, b"", flags), "move_mount")
+
+
+def mount_setattr(
+    tree_fd: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, userns_fd: int = 0, recursive: bool = False
+) -> None:
+    """Change the attributes of the mount open as *tree_fd*; see mount_setattr(2).
+
+    Raises:
+        OSError: EINVAL when the file system cannot be idmapped or the mount is attached already;
+            EPERM when it is idmapped already.
+    """
+    attr = mount_attr(attr_set, attr_clr, propagation, userns_fd)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    result = syscall(NR_mount_setattr, tree_fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
+    check(result, "mount_setattr")
+
+
+def idmap(tree_fd: int, userns_fd: int) -> None:
+    """Map the owners of the detached mount *tree_fd* as the user namespace *userns_fd* maps ids; mount stays private."""
+    mount_setattr(tree_fd, attr_set=MOUNT_ATTR_IDMAP, propagation=MS_PRIVATE, userns_fd=userns_fd)
+
+
+def fs_mount(fstype: str, options: list[tuple[str, str]], attributes: int = 0) -> int:
+    """Make a file system of *fstype* with *options* and return a descriptor of its detached mount.
+
+    See fsopen(2), fsconfig(2), fsmount(2).  The kernel's own message, where it left one, is in the error.
+    """
+    fs_fd = check(syscall(NR_fsopen, os.fsencode(fstype), FSOPEN_CLOEXEC), "fsopen", fstype)
+    try:
+        for key, value in options:
+            result = syscall(NR_fsconfig, fs_fd, FSCONFIG_SET_STRING, os.fsencode(key), os.fsencode(value), 0)
+            _check_fs(result, fs_fd, f"{fstype} {key}={value}")
+        _check_fs(syscall(NR_fsconfig, fs_fd, FSCONFIG_CMD_CREATE, None, None, 0), fs_fd, fstype)
+        return check(syscall(NR_fsmount, fs_fd, FSMOUNT_CLOEXEC, attributes), "fsmount", fstype)
+    finally:
+        os.close(fs_fd)
+
+
+def is_mount_point(path: str) -> bool:
+    """Tell whether *path* is the root of a mount, a bind of the same file system included; see statx(2) and stat(2)."""
+    try:
+        here = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        up = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=here) if os.path.isdir(path) else -1
+        try:
+            return up >= 0 and mount_id(here) != mount_id(up)
+        finally:
+            if up >= 0:
+                os.close(up)
+    finally:
+        os.close(here)
+
+
+def mount_id(fd: int) -> int:
+    """Return the mount that *fd* lies in, as the first field of /proc/self/mountinfo; see proc(5), fdinfo."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        for line in info:
+            if line.startswith(b"mnt_id:"):
+                return int(line[7:])
+    raise OSError(22, f"no mnt_id for descriptor {fd}")
+
+
+def mount_options(path: str) -> tuple[str, str, str] | None:
+    """Return (fstype, mount options, super options) of the topmost mount at *path*, or None; see proc(5), mountinfo."""
+    found = None
+    wanted = path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split(" ")
+            if fields[4] == wanted:
+                dash = fields.index("-", 6)
+                found = (fields[dash + 1], fields[5], fields[dash + 3].rstrip("\n"))
+    return found
+
+
+def _path(text: str | None) -> bytes | None:
+    return None if text is None else os.fsencode(text)
+
+
+def _check_fs(result: int, fs_fd: int, what: str) -> None:
+    if result != -1:
+        return
+    err = ctypes.get_errno()
+    notes = []
+    while True:  # the context's log: one message a read, ENODATA at its end
+        try:
+            notes.append(os.read(fs_fd, 4096).decode("utf-8", "replace").strip())
+        except OSError:
+            break
+    text = "; ".join(notes) or os.strerror(err)
+    raise OSError(err, f"fsconfig: {text}", what)

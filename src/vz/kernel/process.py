@@ -1,0 +1,155 @@
+"""Programs and processes: running a tool, pidfds, start times."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+
+import _signal
+
+from . import libc as _libc
+
+NR_pidfd_send_signal = 424
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
+PR_SET_CHILD_SUBREAPER = 36
+SECBIT_NO_SETUID_FIXUP = 1 << 2
+
+TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TOOL_ENV = {"PATH": TOOL_PATH, "LC_ALL": "C"}
+
+
+class Result:
+    """What a program left: exit status (or minus the signal that ended it), standard output and error."""
+
+    __slots__ = ("status", "stdout", "stderr")
+
+    def __init__(self, status: int, stdout: bytes, stderr: bytes) -> None:
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+def which(name: str) -> str:
+    """Return the path of the program *name* on TOOL_PATH; FileNotFoundError when there is none."""
+    if "/" in name:
+        return name
+    for folder in TOOL_PATH.split(":"):
+        path = f"{folder}/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError(errno.ENOENT, "program not found", name)
+
+
+def spawn(
+    argv: list[str],
+    *,
+    stdin: bytes = b"",
+    env: dict[str, str] | None = None,
+    netns_fd: int | None = None,
+    cwd: str | None = None,
+    timeout_s: float | None = None,
+) -> Result:
+    """Run *argv* to its end and return what it left.
+
+    Its three standard streams are memory files, so nothing can block on a pipe.  With *netns_fd* it runs in
+    that network namespace, with *cwd* in that directory.  After *timeout_s* it is killed (status -9).
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    path = which(argv[0])
+    files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+    try:
+        if stdin:
+            os.write(files[0], stdin)
+            os.lseek(files[0], 0, os.SEEK_SET)
+        environment = TOOL_ENV if env is None else env
+        if netns_fd is None and cwd is None:
+            actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
+            pid = os.posix_spawn(path, argv, environment, file_actions=actions, setsigdef=(_signal.SIGPIPE,))
+        else:
+            pid = os.fork()
+            if pid == 0:
+                _exec_child(path, argv, environment, files, netns_fd, cwd)
+        status = _wait(pid, timeout_s)
+        return Result(status, _contents(files[1]), _contents(files[2]))
+    finally:
+        for fd in files:
+            os.close(fd)
+
+
+def exit_status(wait_status: int) -> int:
+    """Turn a wait(2) status into the exit status, or minus the number of the signal."""
+    return os.waitstatus_to_exitcode(wait_status)
+
+
+def starttime(pid: int) -> int:
+    """Return when *pid* began, in clock ticks since boot; 0 when it is gone or a zombie; see proc(5), /proc/PID/stat."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        text = os.read(fd, 1024)
+    except OSError:  # ESRCH: it ended between open and read
+        return 0
+    finally:
+        os.close(fd)
+    fields = text[text.rindex(b")") + 2 :].split(b" ")
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def wait_pidfd(pidfd: int, timeout_s: float | None) -> bool:
+    """Wait until the process of *pidfd* has ended; False when *timeout_s* passed first; see pidfd_open(2)."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
+
+
+def pidfd_send_signal(pidfd: int, signal: int) -> None:
+    """Send *signal* to the process of *pidfd*; ESRCH when it is gone; see pidfd_send_signal(2)."""
+    _libc.check(_libc.syscall(NR_pidfd_send_signal, pidfd, signal, None, 0), "pidfd_send_signal")
+
+
+def _wait(pid: int, timeout_s: float | None) -> int:
+    if timeout_s is not None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            if not wait_pidfd(pidfd, timeout_s):
+                os.kill(pid, _signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+    while True:
+        try:
+            return exit_status(os.waitpid(pid, 0)[1])
+        except InterruptedError:
+            continue
+
+
+def _exec_child(
+    path: str, argv: list[str], env: dict[str, str], files: list[int], netns_fd: int | None, cwd: str | None
+) -> None:
+    try:
+        if netns_fd is not None:
+            from .namespaces import CLONE_NEWNET, setns
+
+            setns(netns_fd, CLONE_NEWNET)
+        if cwd is not None:
+            os.chdir(cwd)
+        for number, fd in enumerate(files):
+            os.dup2(fd, number)
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+        os.execve(path, argv, env)
+    except OSError as exc:
+        os.write(2, f"{argv[0]}: {exc.strerror}\n".encode())
+    os._exit(127)
+
+
+def _contents(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    return os.pread(fd, size, 0) if size else b""
