@@ -1,0 +1,109 @@
+"""What a process of a CT may ask of the kernel: its seccomp filter and its capability bounding set.
+
+The same for init and for every exec'ed process (rules 6 and 7 of the isolation rules).  Two reasons for a
+refusal: the call reaches beyond the CT, or its result cannot be checkpointed.  ``features nesting:on`` lifts
+the part about nested namespaces and makes the CT impossible to checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from vz.kernel import capabilities, seccomp
+from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS
+
+AF_VSOCK = 40
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+NESTED = CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER
+
+# name: (errno, x86_64, i386, aarch64); None: the architecture has no such call
+_REFUSED: dict[str, tuple[int, int | None, int | None, int | None]] = {
+    "init_module": (errno.EPERM, 175, 128, 105),
+    "delete_module": (errno.EPERM, 176, 129, 106),
+    "finit_module": (errno.EPERM, 313, 350, 273),
+    "kexec_load": (errno.EPERM, 246, 283, 104),
+    "kexec_file_load": (errno.EPERM, 320, None, 294),
+    "open_by_handle_at": (errno.EPERM, 304, 342, 265),
+    "bpf": (errno.EPERM, 321, 357, 280),
+    "perf_event_open": (errno.EPERM, 298, 336, 241),
+    "add_key": (errno.ENOSYS, 248, 286, 217),
+    "request_key": (errno.ENOSYS, 249, 287, 218),
+    "keyctl": (errno.ENOSYS, 250, 288, 219),
+    "userfaultfd": (errno.ENOSYS, 323, 374, 282),
+    "io_uring_setup": (errno.ENOSYS, 425, 425, 425),
+    "io_uring_enter": (errno.ENOSYS, 426, 426, 426),
+    "io_uring_register": (errno.ENOSYS, 427, 427, 427),
+    "fanotify_init": (errno.ENOSYS, 300, 338, 262),
+    "settimeofday": (errno.EPERM, 164, 79, 170),
+    "stime": (errno.EPERM, None, 25, None),
+    "clock_settime": (errno.EPERM, 227, 264, 112),
+    "clock_settime64": (errno.EPERM, None, 404, None),
+    "clock_adjtime": (errno.EPERM, 305, 343, 266),
+    "clock_adjtime64": (errno.EPERM, None, 405, None),
+    "swapon": (errno.EPERM, 167, 87, 224),
+    "swapoff": (errno.EPERM, 168, 115, 225),
+    "acct": (errno.EPERM, 163, 51, 89),
+    "syslog": (errno.EPERM, 103, 103, 116),
+    "quotactl": (errno.ENOSYS, 179, 131, 60),
+    "quotactl_fd": (errno.ENOSYS, 443, 443, 443),
+    "iopl": (errno.EPERM, 172, 110, None),
+    "ioperm": (errno.EPERM, 173, 101, None),
+    "uselib": (errno.ENOSYS, 134, 86, None),
+    "_sysctl": (errno.ENOSYS, 156, 149, None),
+    "nfsservctl": (errno.ENOSYS, 180, 169, 42),
+    "lookup_dcookie": (errno.EPERM, 212, 253, 18),
+}
+_ARGUMENT_CALLS = {  # socket, ioctl, clone, unshare, clone3
+    "x86_64": (41, 16, 56, 272, 435),
+    "i386": (359, 54, 120, 310, 435),
+    "aarch64": (198, 29, 220, 97, 435),
+}
+_COLUMN = {"x86_64": 1, "i386": 2, "aarch64": 3}
+
+DROPPED_CAPABILITIES = frozenset(
+    capabilities.number(name)
+    for name in (
+        "sys_module sys_rawio sys_time audit_control mac_override mac_admin syslog wake_alarm block_suspend "
+        "perfmon bpf checkpoint_restore"
+    ).split()
+)
+
+
+def seccomp_program(features: dict[str, bool] | None) -> bytes:
+    """Return the filter for a CT with *features* (names in lower case)."""
+    nesting = bool(features and features.get("nesting"))
+    return seccomp.assemble({arch: _rules(arch, nesting) for arch in seccomp.architectures()})
+
+
+def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
+    """Return the capabilities that a CT's processes can never have, from the CT's CAPABILITY key.
+
+    A capability switched on here still reaches only what the CT's user namespace owns.
+    """
+    dropped = set(DROPPED_CAPABILITIES)
+    for name, on in (configured or {}).items():
+        if name not in capabilities.NAMES:
+            continue  # ve_admin and other names of OpenVZ's kernel: start warns about them
+        if on:
+            dropped.discard(capabilities.number(name))
+        else:
+            dropped.add(capabilities.number(name))
+    return frozenset(dropped)
+
+
+def _rules(arch: str, nesting: bool) -> list[seccomp.Rule]:
+    column = _COLUMN[arch]
+    rules = []
+    for row in _REFUSED.values():
+        number = row[column]
+        if number is not None:
+            rules.append(seccomp.Rule(number, row[0]))
+    socket, ioctl, clone, unshare, clone3 = _ARGUMENT_CALLS[arch]
+    rules.append(seccomp.Rule(socket, errno.EAFNOSUPPORT, 0, values=(AF_VSOCK,)))
+    rules.append(seccomp.Rule(ioctl, errno.EPERM, 1, values=(TIOCSTI, TIOCLINUX)))
+    if not nesting:
+        # libc falls back from clone3, whose flags a filter cannot see, to clone
+        rules.append(seccomp.Rule(clone3, errno.ENOSYS))
+        rules.append(seccomp.Rule(clone, errno.EPERM, 0, mask=NESTED))
+        rules.append(seccomp.Rule(unshare, errno.EPERM, 0, mask=NESTED | CLONE_NEWTIME))
+    return rules
