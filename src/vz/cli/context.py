@@ -1,0 +1,74 @@
+"""What every vzctl verb does first: read the node's configuration, find the CT, take its lock, mend it."""
+
+from __future__ import annotations
+
+from vz.cli.main import Globals
+from vz.config.nodeconfig import NodeConfig, load_node
+from vz.container.ct import Container, find, load
+from vz.errors import BadSyntax
+from vz.ops import report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def prepare(options: Globals, word: str) -> tuple[NodeConfig, int]:
+    """Set up output and log and return the node's configuration and the CT's id.
+
+    Raises:
+        NoGlobalConfig: 10.  BadValue: no such id or name (21).
+    """
+    report.set_up(options.program, quiet=options.quiet, verbosity=options.verbosity)
+    node = load_node()
+    ctid = find(word)
+    report.set_up(options.program, quiet=options.quiet, verbosity=max(options.verbosity, node.verbose))
+    report.set_log(node.logfile if node.logging else "", ctid)
+    return node, ctid
+
+
+def locked(
+    options: Globals, node: NodeConfig, ctid: int, action: Callable[[Container], int | None], *, must_exist: bool = True
+) -> int:
+    """Take the CT's lock, load it, mend what an earlier command left, and do *action*.
+
+    Raises:
+        Locked: 9.  NoContainerConfig: 14.
+    """
+    from vz.container.lock import CTLock
+    from vz.ops.settle import settle
+    from vz.ops.undo import catch_signals
+
+    catch_signals()
+    if options.skiplock:
+        ct = load(ctid, node, must_exist=must_exist)
+        settle(ct)
+        return action(ct) or 0
+    with CTLock(node.lockdir, ctid) as lock:
+        for text in lock.stale:
+            report.warn(text)
+        from vz.ops import journal
+
+        pending = journal.read(ctid)
+        if pending:  # it may be what makes or unmakes the conf
+            settle(load(ctid, node, must_exist=False))
+        ct = load(ctid, node, must_exist=must_exist)
+        for text in ct.conf.warnings:
+            report.warn(text)
+        settle(ct)
+        return action(ct) or 0
+
+
+def flags(argv: list[str], allowed: dict[str, str]) -> set[str]:
+    """Return which of the flags in *allowed* (word → name) stand in *argv*.
+
+    Raises:
+        BadSyntax: any other word (20).
+    """
+    found = set()
+    for word in argv:
+        if word not in allowed:
+            kind = "Unknown option" if word.startswith("-") else "Invalid extra arguments:"
+            raise BadSyntax(f"{kind} {''.join(c if c.isprintable() else '?' for c in word)}")
+        found.add(allowed[word])
+    return found

@@ -1,0 +1,114 @@
+"""From argv to an exit status: the one handler that turns a failure into a line and a number.
+
+Start-up time is the speed of a command line, so verbs are imported by name only when asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from vz.cli.table import PROGRAMS, VERBS
+from vz.errors import BadSyntax, ExitCode, VzError, exit_code
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = "5.0"
+
+
+class Globals:
+    """The words before the command."""
+
+    __slots__ = ("quiet", "verbosity", "skiplock", "program")
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.quiet = False
+        self.verbosity = 0
+        self.skiplock = False
+
+
+def main(program: str) -> None:
+    """Run the command *program* (the name it was called by) on sys.argv; never returns."""
+    status: int = ExitCode.SYSTEM_ERROR
+    argv = sys.argv[1:]
+    try:
+        status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
+    except VzError as exc:
+        complain(exc, program)
+        status = exit_code(exc)
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        complain(f"{program}: {where}{exc.strerror or exc}", program)
+        if os.geteuid() != 0:
+            complain(f"{program}: this needs root", program)
+    except KeyboardInterrupt:
+        status = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
+
+
+def complain(what: object, program: str) -> None:
+    """Print the line of a failure."""
+    text = str(what)
+    if not text:
+        return
+    report = sys.modules.get("vz.ops.report")
+    if report is not None:
+        report.warn(text)
+    else:
+        os.write(2, (text + "\n").encode("utf-8", "surrogateescape"))
+
+
+def load(module: str) -> Any:
+    """Import the module of a verb."""
+    name = f"vz.cli.{module}"
+    __import__(name)
+    return sys.modules[name]
+
+
+def vzctl(argv: list[str]) -> int:
+    """vzctl [--quiet] [--verbose …] [--skiplock] COMMAND CTID|NAME [args]"""
+    options = Globals("vzctl")
+    while argv and argv[0].startswith("--"):
+        word = argv.pop(0)
+        if word == "--quiet":
+            options.quiet = True
+        elif word == "--verbose":
+            options.verbosity += 1
+        elif word == "--skiplock":
+            options.skiplock = True
+        elif word == "--version":
+            print(f"vzctl version {VERSION}")
+            return ExitCode.OK
+        elif word == "--help":
+            from vz.cli.usage import USAGE
+
+            print(USAGE)
+            return ExitCode.OK
+        else:
+            raise BadSyntax(f"Bad command: {_printable(word)}")
+    if not argv:
+        from vz.cli.usage import USAGE
+
+        os.write(2, (USAGE + "\n").encode())
+        return ExitCode.INVALID_PARAMETER_SYNTAX
+    verb = argv.pop(0)
+    module = VERBS.get(verb)
+    if module is None:
+        from vz.cli.table import LATER
+
+        if verb in LATER:
+            raise BadSyntax(f"Command {verb} is not available in this version: {LATER[verb]}")
+        raise BadSyntax(f"Bad command: {_printable(verb)}")
+    if not argv:
+        raise VzError("CTID is missing: vzctl COMMAND CTID|NAME [options]", ExitCode.INVALID_PARAMETER_VALUE)
+    status: int = load(module).run(argv, options)
+    return status
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -1,0 +1,57 @@
+"""Which module answers to which command; the commands of later versions with what to say of them."""
+
+from __future__ import annotations
+
+PROGRAMS = {
+    "vzctl": "main",
+    "vzlist": "vzlist",
+    "vzpid": "vzpid",
+    "vztmpl": "vztmpl",
+    "vztmpl-dl": "vztmpl_dl",
+    "vzcfgvalidate": "vzcfgvalidate",
+    "vzifup-post": "vzifup_post",
+    "vznetcfg": "vznetcfg",
+    "vznetaddbr": "vznetaddbr",
+    "arpsend": "arpsend",
+    "ndsend": "ndsend",
+}
+
+VERBS = {
+    "create": "create",
+    "destroy": "destroy",
+    "delete": "destroy",
+    "mount": "mount",
+    "umount": "umount",
+    "start": "start",
+    "stop": "stop",
+    "restart": "restart",
+    "status": "status",
+    "set": "set",
+    "exec": "exec",
+    "exec2": "exec2",
+    "exec3": "exec3",
+    "enter": "enter",
+    "runscript": "runscript",
+    "console": "console",
+}
+
+_CHECKPOINT = "checkpointing comes with a later one"
+_PLOOP = "snapshots and images come with the ploop layout"
+_QUOTA = "disk quota comes with a later one"
+LATER = {
+    "chkpnt": _CHECKPOINT,
+    "suspend": _CHECKPOINT,
+    "restore": _CHECKPOINT,
+    "resume": _CHECKPOINT,
+    "snapshot": _PLOOP,
+    "snapshot-switch": _PLOOP,
+    "snapshot-delete": _PLOOP,
+    "snapshot-mount": _PLOOP,
+    "snapshot-umount": _PLOOP,
+    "snapshot-list": _PLOOP,
+    "convert": _PLOOP,
+    "compact": _PLOOP,
+    "quotaon": _QUOTA,
+    "quotaoff": _QUOTA,
+    "quotainit": _QUOTA,
+}

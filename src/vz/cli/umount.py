@@ -1,0 +1,15 @@
+"""vzctl umount: detach it."""
+
+from __future__ import annotations
+
+from vz.cli.context import flags, locked, prepare
+from vz.cli.main import Globals
+
+
+def run(argv: list[str], options: Globals) -> int:
+    """vzctl umount CTID"""
+    node, ctid = prepare(options, argv[0])
+    flags(argv[1:], {})
+    from vz.ops.mount import umount
+
+    return locked(options, node, ctid, umount)

@@ -1,0 +1,126 @@
+"""Layout overlay: the template's unpacked copy below, shared by all its CTs; the CT's own writes above.
+
+Private area: ``up/`` (the CT's writes), ``wk/`` (overlayfs' work), ``lower`` (which template, by digest).  The
+*layers* are idmapped, never the overlay; the mounter must have an id that their map knows, else the kernel
+mounts it read-only without a word (so we become the CT's root for that one call, and look afterwards).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from vz.config.paths import RUN
+from vz.container.ct import Container
+from vz.disk import templates
+from vz.errors import ExitCode, VzError
+from vz.kernel import mounts
+from vz.kernel.files import make_dirs, read_text, write_atomically
+from vz.kernel.libc import libc
+from vz.kernel.namespaces import become, open_userns, run_in_child
+
+NAME = "overlay"
+# index: hard links survive a copy-up; nfs_export: file handles, without which CRIU cannot dump an inotify watch
+OPTIONS = [("index", "on"), ("nfs_export", "on")]
+
+
+def is_area(private: str) -> bool:
+    """Tell whether *private* is laid out by this module."""
+    return os.path.exists(f"{private}/lower") and os.path.isdir(f"{private}/up")
+
+
+def create(ct: Container, area: str, template: str) -> None:
+    """Lay out the new, empty directory *area* over *template*; takes as long as three mkdirs.
+
+    Raises:
+        VzError: disk full (46) or another failure (48).
+    """
+    tree = templates.unpacked(ct.node, template)
+    digest = templates.lookup(ct.node, template).digest
+    try:
+        os.chmod(area, 0o700)
+        top = os.stat(tree)
+        for name, mode in (("up", top.st_mode & 0o7777), ("wk", 0o755)):
+            os.mkdir(f"{area}/{name}")
+            os.chmod(f"{area}/{name}", mode)
+        write_atomically(f"{area}/lower", f"digest={digest}\ntemplate={template}\n".encode(), 0o600, durable=False)
+    except OSError as exc:
+        code = ExitCode.FS_NO_DISK_SPACE if exc.errno in (errno.ENOSPC, errno.EDQUOT) else ExitCode.FS_NEW_VE_PRVT
+        raise VzError(f"Unable to make the private area: {exc.strerror}", code) from exc
+
+
+def lower_digest(private: str) -> str:
+    """Return the digest of the template that the area stands on; OSError when it says none."""
+    for line in read_text(f"{private}/lower").splitlines():
+        if line.startswith("digest="):
+            return line[7:]
+    raise OSError(errno.EINVAL, "no digest in it", f"{private}/lower")
+
+
+def mount(ct: Container) -> None:
+    """Mount the overlay at VE_ROOT.
+
+    Raises:
+        VzError: the template is gone (91), or the kernel mounted it read-only or without file handles (50).
+        OSError: as fsconfig(2), mount_setattr(2) and move_mount(2).
+    """
+    lower = templates.tree_of_digest(ct.node, lower_digest(ct.private))
+    scratch = _scratch(ct)
+    for path in (f"{RUN}/{ct.ctid}", *scratch):
+        make_dirs(path, 0o700)
+    base, count = ct.idmap
+    userns_fd = open_userns(base, count)
+
+    def build() -> None:
+        for source, target in zip((lower, ct.private), scratch):
+            tree_fd = mounts.open_tree(source)
+            mounts.idmap(tree_fd, userns_fd)
+            mounts.move_mount(tree_fd, target)
+            os.close(tree_fd)
+        become(base)
+        layers = [("source", "vz"), ("lowerdir", scratch[0]), ("upperdir", f"{scratch[1]}/up"), ("workdir", f"{scratch[1]}/wk")]
+        tree_fd = mounts.fs_mount("overlay", layers + OPTIONS)
+        mounts.mount_setattr(tree_fd, propagation=mounts.MS_PRIVATE)
+        _check(tree_fd)
+        mounts.move_mount(tree_fd, ct.root)
+
+    try:
+        run_in_child(build)  # with other ids; overlayfs keeps its own clones of the layers
+    finally:
+        os.close(userns_fd)
+        umount_scratch(ct)
+
+
+def umount_scratch(ct: Container) -> None:
+    """Detach the two mounts through which the layers were handed to overlayfs, where a killed start left them."""
+    for path in _scratch(ct):
+        while True:
+            try:
+                mounts.umount(path, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
+            except OSError:  # EINVAL: not mounted; ENOENT: never made
+                break
+        try:
+            os.rmdir(path)
+        except OSError:
+            pass
+
+
+def tree_path(ct: Container) -> str | None:
+    """Return the directory whose top is the CT's own root on disk; an overlay has none that is whole."""
+    return None
+
+
+def _scratch(ct: Container) -> tuple[str, str]:
+    return (f"{RUN}/{ct.ctid}/lower", f"{RUN}/{ct.ctid}/upper")
+
+
+def _check(tree_fd: int) -> None:
+    # statvfs says read-only; a file handle can be had only with nfs_export, which implies index
+    if os.fstatvfs(tree_fd).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, "overlayfs came up read-only: its work directory cannot be used")
+    handle = (ctypes.c_uint * 40)(128)
+    mount_id = ctypes.c_int()
+    result = libc.name_to_handle_at(tree_fd, b"", ctypes.byref(handle), ctypes.byref(mount_id), 0x1000)
+    if result == -1 and ctypes.get_errno() == errno.EOPNOTSUPP:
+        raise OSError(errno.EOPNOTSUPP, "overlayfs came up without nfs_export: a CT on it could not be checkpointed")

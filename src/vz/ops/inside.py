@@ -1,0 +1,205 @@
+"""What the future init of a CT does between its birth and execve: mounts, devices, masks, limits, filter.
+
+All of it runs in one forked child that is in its new namespaces already and owns them (root of the CT's user
+namespace).  proc and sysfs come before the old root goes: a user namespace may mount them only while it sees
+whole ones.  Source of the sequence: user_namespaces(7), pivot_root(2), and CRIU's needs (one key per host mount).
+"""
+
+from __future__ import annotations
+
+import os
+
+import _signal
+
+from vz.container.record import External
+from vz.kernel import capabilities, libc, mounts, namespaces, seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BASIC_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+# a fs/ directory of the host's own stays readable otherwise: looks, addresses of kernel objects
+MASKED = (
+    "/proc/kcore /proc/kmsg /proc/keys /proc/key-users /proc/timer_list /proc/sched_debug /proc/kpagecount "
+    "/proc/kpagecgroup /proc/kpageflags /proc/vmallocinfo /proc/slabinfo /proc/sysrq-trigger /proc/acpi /proc/scsi "
+    "/sys/firmware /sys/kernel"
+).split()
+# namespaced, hence writable by the CT's root, but they are the limits that we set
+READ_ONLY = (
+    "kernel/shmmax kernel/shmall kernel/shmmni kernel/msgmax kernel/msgmnb kernel/msgmni kernel/sem user "
+    "net/ipv4/tcp_mem net/ipv4/tcp_rmem net/ipv4/tcp_wmem net/ipv4/udp_mem"
+).split()
+MASKED_UNITS = (
+    "sys-kernel-debug.mount dev-hugepages.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount "
+    "systemd-udevd.service proc-sys-fs-binfmt_misc.automount"
+).split()
+
+
+class Plan:
+    """What init is to be, decided before anything is made."""
+
+    __slots__ = (
+        "ctid",
+        "root",
+        "hostname",
+        "argv",
+        "env",
+        "devices",
+        "pty_max",
+        "shm_bytes",
+        "program",
+        "dropped",
+        "nesting",
+        "last_step",
+    )
+
+    def __init__(self, ctid: int, root: str) -> None:
+        self.ctid = ctid
+        self.root = root
+        self.hostname = ""
+        self.argv = ["/sbin/init"]
+        self.env: dict[str, str] = {}
+        self.devices: list[External] = []
+        self.pty_max = 1024
+        self.shm_bytes = 0  # 0: the kernel's default
+        self.program = b""
+        self.dropped: frozenset[int] = frozenset()
+        self.nesting = False
+        self.last_step: Callable[[], None] = lambda: None  # the CT's own files, as its root, in its root
+
+
+def device_externals(extra: list[str]) -> list[External]:
+    """Return the host nodes of a CT: the basic ones, and *extra* (relative to /dev) that --devnodes grants."""
+    names = list(BASIC_DEVICES) + [name for name in extra if name not in BASIC_DEVICES]
+    return [External("dev" + name.replace("/", "_"), f"/dev/{name}", f"/dev/{name}") for name in names]
+
+
+def build(plan: Plan) -> None:
+    """Make the CT's view of the system and enter it; at the end the working directory is its ``/``."""
+    root = plan.root
+    mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
+    mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+    # the copy that came from the host is locked in this namespace; a bind of it is ours
+    mounts.mount(root, root, None, mounts.MS_BIND)
+    os.chdir(root)
+    _mount_kernel_views()
+    _mount_dev(plan)
+    _mount_rest(plan)
+    libc.pivot_root(".", ".")
+    mounts.umount(".", mounts.MNT_DETACH)
+    os.chdir("/")
+    _limit_and_mask()
+    if plan.hostname:
+        namespaces.sethostname(plan.hostname.encode("utf-8", "surrogateescape"))
+
+
+def become_init(plan: Plan) -> None:
+    """Put on what only CT processes wear and execve init; returns only by OSError."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.umask(0o022)
+    default_signals()
+    capabilities.drop_from_bounding_set(plan.dropped)
+    seccomp.install(plan.program)
+    os.execve(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
+
+
+def default_signals() -> None:
+    """Give every signal its default disposition and unblock all: what was ignored would stay so over execve."""
+    for number in (_signal.SIGPIPE, _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def _at(path: str) -> str:
+    """Return *path* below the future root, refusing a link in its last component (the CT may have put one there)."""
+    relative = "." + path
+    if os.path.islink(relative):
+        os.unlink(relative)
+    return relative
+
+
+def _directory(path: str) -> str:
+    relative = _at(path)
+    if not os.path.isdir(relative):
+        try:
+            os.unlink(relative)
+        except FileNotFoundError:
+            pass
+        os.mkdir(relative, 0o755)
+    return relative
+
+
+def _mount_kernel_views() -> None:
+    mounts.mount("proc", _directory("/proc"), "proc", SAFE)
+    mounts.mount("sysfs", _directory("/sys"), "sysfs", SAFE | mounts.MS_RDONLY)
+    mounts.mount("cgroup2", "./sys/fs/cgroup", "cgroup2", SAFE)
+
+
+def _mount_dev(plan: Plan) -> None:
+    dev = _directory("/dev")
+    mounts.mount("tmpfs", dev, "tmpfs", mounts.MS_NOSUID, "mode=755,size=1m")
+    for device in plan.devices:
+        target = "." + device.target
+        folder = os.path.dirname(target)
+        if not os.path.isdir(folder):
+            os.makedirs(folder, 0o755)
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        mounts.mount(device.source, target, None, mounts.MS_BIND)
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(f"{dev}/{name}", 0o755)
+    for name, target in (
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ):
+        os.symlink(target, f"{dev}/{name}")
+
+
+def _mount_rest(plan: Plan) -> None:
+    options = f"newinstance,ptmxmode=0666,mode=0620,gid=5,max={plan.pty_max}"
+    mounts.mount("devpts", "./dev/pts", "devpts", mounts.MS_NOSUID | mounts.MS_NOEXEC, options)
+    size = f",size={plan.shm_bytes}" if plan.shm_bytes else ""
+    mounts.mount("tmpfs", "./dev/shm", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=1777" + size)
+    mounts.mount("mqueue", "./dev/mqueue", "mqueue", SAFE)
+    run = _directory("/run")
+    mounts.mount("tmpfs", run, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=755" + size)
+    # First inode of its tmpfs: CRIU compares watched inodes without their device, and systemd watches /run/systemd
+    os.mkdir(f"{run}/lock", 0o755)
+    os.chmod(f"{run}/lock", 0o1777)
+    os.makedirs(f"{run}/systemd/system", 0o755)
+    for unit in MASKED_UNITS:
+        os.symlink("/dev/null", f"{run}/systemd/system/{unit}")
+
+
+def _limit_and_mask() -> None:
+    """Hide what is the host's and fix what are our limits; run in the CT's root, where paths are the CT's."""
+    for name in READ_ONLY:
+        path = f"/proc/sys/{name}"
+        try:
+            mounts.mount(path, path, None, mounts.MS_BIND)
+        except FileNotFoundError:
+            continue
+        mounts.mount(None, path, None, mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY | SAFE)
+    # An empty tmpfs on /proc/pressure: systemd from 254 on would bind memory.pressure files, which CRIU cannot restore
+    # in a cgroup namespace.  Its one file and one directory also serve as masks, so a mask is no mount from the host.
+    hold = next((path for path in ("/proc/pressure", "/proc/acpi", "/proc/fs", "/sys/firmware") if os.path.isdir(path)), "")
+    if not hold:
+        return
+    mounts.mount("tmpfs", hold, "tmpfs", SAFE, "size=4k,nr_inodes=3,mode=555")
+    os.close(os.open(f"{hold}/.file", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o000))
+    os.mkdir(f"{hold}/.dir", 0o555)
+    mounts.mount(None, hold, None, mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY | SAFE)
+    for path in MASKED:
+        if path == hold:
+            continue
+        try:
+            kind = ".dir" if os.path.isdir(path) else ".file"
+            mounts.mount(f"{hold}/{kind}", path, None, mounts.MS_BIND)
+        except FileNotFoundError:
+            pass

@@ -1,0 +1,190 @@
+"""The launcher: from a mounted root to a running init, with three processes and no waiting but for each other.
+
+    vzctl (host)                    A                                B = pid 1 of the CT
+    fork A                          joins the cgroups
+                                    unshares seven namespaces
+    writes its id maps              becomes root of its user ns
+                                    forks B, tells its pid, ends
+    makes the network in B's netns                                   mounts, masks, the CT's own files
+    "go"                                                             seccomp, execve(init)
+
+B's errors come back over a pipe that execve closes: its end of file is the good news.
+"""
+
+from __future__ import annotations
+
+import os
+
+import _socket
+
+from vz.errors import ExitCode, VzError
+from vz.kernel import namespaces
+from vz.kernel.process import PR_SET_DUMPABLE
+from vz.kernel.libc import prctl
+from vz.ops import inside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIOCSIFFLAGS = 0x8914
+IFF_UP_RUNNING = 0x41
+
+
+class Launch:
+    """A CT's init that is born but not released yet: make its network, then ``release()``."""
+
+    __slots__ = ("init_pid", "_go", "_errors")
+
+    def __init__(self, init_pid: int, go: int, errors: int) -> None:
+        self.init_pid = init_pid
+        self._go = go
+        self._errors = errors
+
+    def release(self) -> None:
+        """Let init go and wait until it has been exec'ed.
+
+        Raises:
+            VzError: the CT's side failed: no usable /sbin/init (47) or another step (7).
+        """
+        try:
+            os.write(self._go, b"g")
+        except BrokenPipeError:
+            pass  # it failed already: its words are in the other pipe
+        finally:
+            os.close(self._go)
+            self._go = -1
+        words = _read_all(self._errors)
+        os.close(self._errors)
+        self._errors = -1
+        if words:
+            code, _, text = words.decode("utf-8", "surrogateescape").partition(" ")
+            raise VzError(text, int(code))
+
+    def abandon(self) -> None:
+        """Drop an init that was never released: at the end of file on its pipe it ends by itself."""
+        for fd in (self._go, self._errors):
+            if fd >= 0:
+                os.close(fd)
+        self._go = self._errors = -1
+
+
+def launch(plan: inside.Plan, idmap: tuple[int, int], join_cgroups: Callable[[], None]) -> Launch:
+    """Fork the future init of a CT, in its namespaces and cgroups.
+
+    Raises:
+        VzError: with the text of the step that failed (status 7).
+    """
+    to_parent, from_child = os.pipe()
+    from_parent, to_child = os.pipe()
+    errors, error_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(to_parent)
+        os.close(to_child)
+        os.close(errors)
+        _first_child(plan, join_cgroups, from_parent, from_child, error_end)
+    os.close(from_child)
+    os.close(from_parent)
+    os.close(error_end)
+    try:
+        if os.read(to_parent, 1) == b"u":
+            namespaces.write_id_maps(pid, *idmap)
+            os.write(to_child, b"m")
+        word = _read_all(to_parent)
+    except OSError as exc:
+        os.close(to_child)
+        os.close(errors)
+        raise VzError(f"Unable to make the user namespace: {exc.strerror}", ExitCode.ENVCREATE_ERROR) from exc
+    finally:
+        os.close(to_parent)
+        os.waitpid(pid, 0)
+    if not word:
+        os.close(to_child)
+        words = _read_all(errors).decode("utf-8", "surrogateescape")
+        os.close(errors)
+        code, _, text = words.partition(" ")
+        raise VzError(text or "Unable to make the container's namespaces", int(code or ExitCode.ENVCREATE_ERROR))
+    return Launch(int(word), to_child, errors)
+
+
+def _first_child(
+    plan: inside.Plan, join_cgroups: Callable[[], None], from_parent: int, to_parent: int, errors: int
+) -> None:
+    step = "start"
+    try:
+        os.setsid()
+        step = "join the cgroups"
+        join_cgroups()
+        step = "make the namespaces"
+        namespaces.unshare(namespaces.ALL_NAMESPACES)
+        os.write(to_parent, b"u")
+        if os.read(from_parent, 1) != b"m":
+            os._exit(1)
+        step = "become root of the user namespace"
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        prctl(PR_SET_DUMPABLE, 0)  # until execve, /proc/1/exe is the host's interpreter
+        child = os.fork()
+        if child:
+            os.write(to_parent, str(child).encode())
+            os._exit(0)
+        os.close(to_parent)
+    except BaseException as exc:
+        _report(errors, ExitCode.ENVCREATE_ERROR, step, exc)
+        os._exit(1)
+    _init(plan, from_parent, errors)
+
+
+def _init(plan: inside.Plan, go: int, errors: int) -> None:
+    code = ExitCode.ENVCREATE_ERROR
+    step = "make the container's mounts"
+    try:
+        prctl(PR_SET_DUMPABLE, 0)
+        os.setsid()
+        inside.build(plan)
+        step = "bring up the loopback device"
+        _loopback_up()
+        step = "prepare the container's files"
+        plan.last_step()
+        code = ExitCode.FS_BAD_TMPL
+        step = f"run {plan.argv[0]}"
+        if not os.access(plan.argv[0], os.X_OK):
+            raise FileNotFoundError(2, "there is no such program in the container", plan.argv[0])
+        if os.read(go, 1) != b"g":  # the parent gave up, or died
+            os._exit(1)
+        os.close(go)
+        keep = os.dup2(errors, 3)  # everything else goes; this one closes itself at execve
+        os.set_inheritable(keep, False)
+        os.closerange(4, 1 << 20)
+        errors = keep
+        inside.become_init(plan)
+    except BaseException as exc:
+        _report(errors, code, step, exc)
+    os._exit(1)
+
+
+def _loopback_up() -> None:
+    import fcntl
+
+    with _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC) as sock:  # type: ignore[attr-defined]
+        fcntl.ioctl(sock.fileno(), SIOCSIFFLAGS, b"lo".ljust(16, b"\0") + IFF_UP_RUNNING.to_bytes(2, "little") + bytes(22))
+
+
+def _report(fd: int, code: int, step: str, exc: BaseException) -> None:
+    what = exc.strerror if isinstance(exc, OSError) and exc.strerror else f"{type(exc).__name__}: {exc}"
+    where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
+    if isinstance(exc, VzError):
+        code, where, what = exc.code, "", str(exc)
+    try:
+        os.write(fd, f"{code} Unable to {step}: {where}{what}".encode("utf-8", "surrogateescape")[:4000])
+    except OSError:
+        pass
+
+
+def _read_all(fd: int) -> bytes:
+    chunks = []
+    while chunk := os.read(fd, 4096):
+        chunks.append(chunk)
+    return b"".join(chunks)

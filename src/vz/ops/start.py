@@ -1,0 +1,150 @@
+"""start: boot a stopped CT.  The list of steps is the page to read first; architecture.md follows it down."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from vz import guest, net, resources
+from vz.config.paths import STATE
+from vz.container.ct import Container, need_paths
+from vz.container.record import Record
+from vz.errors import AlreadyRunning, ExitCode, VzError
+from vz.kernel.files import make_dirs, write_atomically
+from vz.kernel.process import starttime
+from vz.disk import layout
+from vz.ops import guestfiles, hostcheck, inside, mount, scripts
+from vz.ops.launch import Launch, launch
+from vz.ops.report import say, warn
+from vz.ops.undo import Undo
+from vz.resources.policy import dropped_capabilities, seccomp_program
+
+WAIT_LIMIT_S = 3600
+
+
+def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remount: bool = False) -> None:
+    """Boot the CT; on failure leave it stopped and unmounted.
+
+    Raises:
+        AlreadyRunning: 32.  VzError: disabled (105), no private area (43), the documented status of each step;
+            a CT without /sbin/init (47), ``--wait`` past an hour (133).
+    """
+    check(ct, force=force)
+    say("Starting container...")
+    for text in hostcheck.warnings() + resources.warnings(ct):
+        warn(text)
+    try:
+        boot(ct, wait=wait, skip_remount=skip_remount)
+    except VzError:
+        warn('Container start failed (try to check kernel messages, e.g. "dmesg | tail")')
+        raise
+    if not wait:
+        say("Container start in progress...")
+        return
+    say("Container start in progress, waiting ...")
+    guestfiles.wait_booted(ct, WAIT_LIMIT_S)
+    say("Container started successfully")
+
+
+def check(ct: Container, *, force: bool) -> None:
+    """Refuse what can be refused before anything changes."""
+    if ct.conf.disabled and not force:
+        raise VzError("Container start disabled", ExitCode.VE_START_DISABLED)
+    need_paths(ct)
+    if ct.is_running():
+        raise AlreadyRunning
+    if not os.path.isdir(ct.private):
+        raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
+    layout.layout_of(ct)
+
+
+def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> None:
+    """Mount, make, launch, attach, release: everything between a checked request and a running init."""
+    with Undo(warn) as undo:
+        if ct.is_mounted() and not skip_remount:
+            mount.umount_with_scripts(ct)
+        if not ct.is_mounted():
+            mount.mount_with_scripts(ct)
+            undo.add(mount.umount_with_scripts, ct)
+            say("Container is mounted")
+        record = new_record(ct)
+        record.save()  # init_pid=0: a trace for whoever finds this start killed
+        undo.add(forget, ct)
+        resources.create(ct)
+        undo.add(resources.remove, ct)
+        undo.add(resources.kill_all, ct)
+        plan = make_plan(ct, record, wait)
+        born = launch(plan, (record.idmap_base, record.idmap_count), lambda: resources.join(ct))
+        undo.add(born.abandon)
+        record.init_pid = born.init_pid
+        record.init_start = starttime(born.init_pid)
+        undo.add(net.detach, ct, record)
+        net.attach(ct, born.init_pid, record)
+        record.save()
+        release(ct, born, record)
+        undo.add(kill, ct)
+        scripts.run_in_ct(ct, "start")
+
+
+def release(ct: Container, born: Launch, record: Record) -> None:
+    """Let init run and tell old clients its pid."""
+    born.release()
+    record.started_at = int(time.time())
+    record.save()
+    ct.forget_record()
+    for folder in (f"{STATE}/vepid", "/run/netns"):
+        if not os.path.isdir(folder):
+            make_dirs(folder, 0o755)
+    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{born.init_pid}\n".encode(), durable=False)
+    link = f"/run/netns/{ct.ctid}"
+    if os.path.lexists(link):
+        os.unlink(link)
+    os.symlink(f"/proc/{born.init_pid}/ns/net", link)
+
+
+def new_record(ct: Container) -> Record:
+    """Return the record of a CT that is about to start."""
+    record = Record(ct.ctid)
+    record.idmap_base, record.idmap_count = ct.idmap
+    record.root = ct.root
+    record.externals = inside.device_externals([name for name, mode in ct.conf.devnodes or () if mode])
+    return record
+
+
+def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
+    """Turn the configuration into what init is to be."""
+    plan = inside.Plan(ct.ctid, ct.root)
+    plan.hostname = ct.conf.hostname or f"ct{ct.ctid}"
+    # -z: vzctl's own argument, which every init ignores; "container" tells systemd where it is
+    plan.argv = ["/sbin/init", "-z", "      "]
+    plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
+    plan.devices = record.externals
+    plan.pty_max = resources.pty_limit(ct)
+    plan.program = seccomp_program(ct.conf.features)
+    plan.dropped = dropped_capabilities(ct.conf.capability)
+    guest_config = guestfiles.guest_config(ct)
+
+    def last_step() -> None:
+        guest.configure(guest_config)
+        if wait:
+            guest.enable_wait()
+
+    plan.last_step = last_step
+    return plan
+
+
+def inside_path() -> str:
+    return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def forget(ct: Container) -> None:
+    """Remove the run record of a CT that did not come up."""
+    from vz.ops.settle import clear
+
+    ct.forget_record()
+    clear(ct)
+
+
+def kill(ct: Container) -> None:
+    """End a CT that runs but must not."""
+    resources.kill_all(ct)

@@ -1,0 +1,89 @@
+"""Deferred removal: a private area is renamed into ``vztmp`` on its own file system and deleted in the background.
+
+The commands return at once.  Whatever a killed deleter leaves there, the next one takes with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from vz.kernel.files import make_dirs
+from vz.kernel.mounts import is_mount_point
+from vz.kernel.process import which
+
+PREFIX = "vzctl-rm-me."
+
+
+def holder(path: str) -> str:
+    """Return the ``vztmp`` directory for *path*: at the top of its file system where that is the area's own
+    (``/vz``), else beside it."""
+    folder = os.path.dirname(path.rstrip("/"))
+    device = os.stat(folder).st_dev
+    top = folder
+    while top != "/" and not is_mount_point(top):
+        above = os.path.dirname(top)
+        if above == "/" or os.stat(above).st_dev != device:
+            break
+        top = above
+    return f"{top}/vztmp"
+
+
+def discard(path: str, ticket: str = "") -> None:
+    """Move directory *path* out of sight and have it deleted in the background; then the file *ticket* is removed.
+
+    A symbolic link is only unlinked.  OSError as rename(2).
+    """
+    if os.path.islink(path):
+        os.unlink(path)
+        return
+    folder = holder(path)
+    make_dirs(folder, 0o700)
+    name = f"{PREFIX}{os.urandom(6).hex()}"
+    os.rename(path, f"{folder}/{name}")
+    if ticket:
+        os.symlink(ticket, f"{folder}/{name}.ticket")
+    sweep(folder)
+
+
+def sweep(folder: str) -> None:
+    """Start a background deleter of all that lies in *folder*; one at a time, the last one sees everything."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.closerange(3, 1 << 16)
+        _delete_all(folder)
+    finally:
+        os._exit(0)
+
+
+def _delete_all(folder: str) -> None:
+    lock = os.open(f"{folder}/rm.lck", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    rm = which("rm")
+    for name in sorted(os.listdir(folder)):
+        if not name.startswith(PREFIX) or name.endswith(".ticket"):
+            continue
+        path = f"{folder}/{name}"
+        pid = os.posix_spawn(rm, ["rm", "-rf", "--one-file-system", "--", path], {})
+        os.waitpid(pid, 0)
+        if os.path.lexists(path):
+            continue  # immutable files or a mount in it: its ids stay taken
+        ticket = f"{path}.ticket"
+        try:
+            target = os.readlink(ticket)
+            os.unlink(ticket)
+            os.unlink(target)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.EINVAL):
+                raise
