@@ -168,8 +168,10 @@ def _init(plan: inside.Plan, go: int, errors: int) -> None:
 def _loopback_up() -> None:
     import fcntl
 
-    with _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC) as sock:  # type: ignore[attr-defined]
-        fcntl.ioctl(sock.fileno(), SIOCSIFFLAGS, b"lo".ljust(16, b"\0") + IFF_UP_RUNNING.to_bytes(2, "little") + bytes(22))
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    request = b"lo".ljust(16, b"\0") + IFF_UP_RUNNING.to_bytes(2, "little") + bytes(22)  # struct ifreq
+    fcntl.ioctl(sock.fileno(), SIOCSIFFLAGS, request)
+    sock.close()
 
 
 def _report(fd: int, code: int, step: str, exc: BaseException) -> None:
