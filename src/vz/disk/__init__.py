@@ -1,1 +1,1 @@
-
+"""Root file systems: layouts, OS templates, archives."""

@@ -1,1 +1,8 @@
+"""Edits to a CT's own files, made by a process that is in the CT's root with the CT's ids: no link leads outside."""
 
+from __future__ import annotations
+
+from vz.guest.configure import GuestConfig, configure, enable_wait, prepare_new
+from vz.guest.password import set_password
+
+__all__ = ["GuestConfig", "configure", "enable_wait", "prepare_new", "set_password"]

@@ -1,0 +1,64 @@
+"""Network set-up by the usual tools, one process each: ``ip -batch -`` per namespace and ``nft -f -``."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from .process import spawn
+
+
+def ip_batch(lines: list[str], *, netns_fd: int | None = None) -> None:
+    """Feed *lines* to one ``ip -batch -``, inside *netns_fd* if given; see ip(8).
+
+    Raises:
+        OSError: EINVAL with ip's own message and the line that it refused; lines before it took effect.
+    """
+    result = spawn(["ip", "-batch", "-"], stdin=("\n".join(lines) + "\n").encode(), netns_fd=netns_fd, timeout_s=30)
+    if result.status:
+        words = [line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        message = words[0].removeprefix("RTNETLINK answers: ").removeprefix("Error: ") if words else "ip failed"
+        refused = ""
+        for word in words:
+            if word.startswith("Command failed") and word.rpartition(":")[2].isdigit():
+                refused = lines[int(word.rpartition(":")[2]) - 1]
+        raise OSError(errno.EINVAL, message.rstrip("."), refused or None)
+
+
+def nft(script: str) -> None:
+    """Run the nftables *script* as one transaction; OSError EINVAL with nft's own first line."""
+    result = spawn(["nft", "-f", "-"], stdin=script.encode(), timeout_s=60)
+    if result.status:
+        words = result.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise OSError(errno.EINVAL, words[0] if words else f"nft ended with status {result.status}")
+
+
+def device_exists(name: str) -> bool:
+    """Tell whether this network namespace has the interface *name*."""
+    return os.path.exists(f"/sys/class/net/{name}")
+
+
+def read_sysctl(name: str) -> str:
+    """Return the value of the sysctl *name* (with slashes); "" when there is none."""
+    try:
+        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def write_sysctl(name: str, value: str) -> None:
+    fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def read_counter(device: str, name: str) -> int:
+    """Return ``/sys/class/net/DEVICE/statistics/NAME``; 0 when the device is gone."""
+    try:
+        with open(f"/sys/class/net/{device}/statistics/{name}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,73 @@
+"""Action scripts: the admin's own programs around mount, start, stop and create.
+
+``vps.*`` run for every CT, ``CTID.*`` for one, both on the node except ``CTID.start`` and ``CTID.stop``, which run in
+the CT.  Their environment is VEID, VE_CONFFILE, HOME, TERM and PATH; any status but 0 fails the operation (79).
+"""
+
+from __future__ import annotations
+
+import os
+
+from vz.config.paths import CONF_DIR
+from vz.container.ct import Container
+from vz.errors import ScriptFailed
+from vz.kernel.process import TOOL_PATH, exit_status
+
+_ORDER = {
+    "premount": ("vps", "ct"),
+    "mount": ("vps", "ct"),
+    "umount": ("ct", "vps"),
+    "postumount": ("ct", "vps"),
+}
+
+
+def environment(ct: Container) -> dict[str, str]:
+    return {"VEID": str(ct.ctid), "VE_CONFFILE": ct.conf_path, "HOME": "/", "TERM": "linux", "PATH": TOOL_PATH}
+
+
+def run_host(ct: Container, action: str) -> None:
+    """Run the node's scripts for *action* in their order; ScriptFailed (79) at the first that fails."""
+    for scope in _ORDER[action]:
+        path = f"{CONF_DIR}/{'vps' if scope == 'vps' else ct.ctid}.{action}"
+        if os.path.exists(path):
+            run_script(path, ct)
+
+
+def run_create(ct: Container) -> None:
+    """Run vps.create at the end of a create."""
+    path = f"{CONF_DIR}/vps.create"
+    if os.path.exists(path):
+        run_script(path, ct)
+
+
+def run_script(path: str, ct: Container) -> None:
+    """Run one script of the node with our streams; ScriptFailed when it cannot be run or fails."""
+    if not os.access(path, os.X_OK):
+        raise ScriptFailed(f"Action script {path} is not executable: chmod +x it, or remove it")
+    try:
+        pid = os.posix_spawn(path, [path], environment(ct))
+    except OSError as exc:
+        raise ScriptFailed(f"Action script {path} cannot be run: {exc.strerror}") from exc
+    status = exit_status(os.waitpid(pid, 0)[1])
+    if status:
+        raise ScriptFailed(f"Action script {path} failed with status {status}")
+
+
+def run_in_ct(ct: Container, action: str) -> None:
+    """Run CTID.start or CTID.stop in the CT: its text is given to the CT's shell."""
+    path = f"{CONF_DIR}/{ct.ctid}.{action}"
+    if not os.path.exists(path):
+        return
+    from vz.kernel.files import read_bytes
+    from vz.ops.exec import exec_status
+
+    try:
+        text = read_bytes(path)
+    except OSError as exc:
+        raise ScriptFailed(f"Action script {path} cannot be read: {exc.strerror}") from exc
+    ct.forget_record()
+    status, printed = exec_status(ct, ["/bin/sh", "-s"], b"VEID=%d\nexport VEID\n" % ct.ctid + text, 300.0)
+    if printed:
+        os.write(1, printed)
+    if status:
+        raise ScriptFailed(f"Action script {path} failed in the container with status {status}")

@@ -1,0 +1,75 @@
+"""Which device numbers a CT may use: a BPF filter on its cgroup2 directory, the v1 controller as a second line."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from vz.container.ct import Container
+from vz.errors import ExitCode, VzError
+from vz.kernel import bpf, cgroup
+from vz.resources.groups import ct_dir, v1_dir
+
+ALL = bpf.ACC_READ | bpf.ACC_WRITE
+# null zero full random urandom, tty console ptmx, pseudo-terminals
+BASIC = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)]
+
+
+def rules(ct: Container) -> list[bpf.DeviceRule]:
+    """Return what the CT may use: the basic devices, DEVICES and the nodes of DEVNODES.
+
+    Raises:
+        VzError: a node of DEVNODES is not there or is no device (86).
+    """
+    found = [bpf.DeviceRule(bpf.DEV_CHAR, major, minor, ALL | (bpf.ACC_MKNOD if minor != 2 else 0)) for major, minor in BASIC]
+    for text in ct.conf.devices or ():
+        kind, major, minor, mode = text.split(":")
+        access = _access(mode)
+        if access:
+            number = None if minor == "all" else int(minor)
+            found.append(bpf.DeviceRule(bpf.DEV_BLOCK if kind == "b" else bpf.DEV_CHAR, int(major), number, access))
+    for name, mode in ct.conf.devnodes or ():
+        access = _access(mode)
+        if not access:
+            continue
+        try:
+            status = os.stat(f"/dev/{name}")
+        except OSError as exc:
+            raise VzError(f"Device /dev/{name}: {exc.strerror}", ExitCode.SET_DEVICES) from exc
+        if not (stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)):
+            raise VzError(f"/dev/{name} is not a device", ExitCode.SET_DEVICES)
+        kind_bit = bpf.DEV_BLOCK if stat.S_ISBLK(status.st_mode) else bpf.DEV_CHAR
+        found.append(bpf.DeviceRule(kind_bit, os.major(status.st_rdev), os.minor(status.st_rdev), access))
+    return found
+
+
+def apply(ct: Container) -> None:
+    """Put the CT's device filter in force, in place of the one it has.
+
+    Raises:
+        VzError: 86.
+    """
+    wanted = rules(ct)
+    try:
+        program = bpf.load(bpf.device_program(wanted))
+        try:
+            bpf.attach(program, ct_dir(ct))
+        finally:
+            os.close(program)
+        if cgroup.hierarchies().version("devices") == 1:
+            _apply_v1(v1_dir(ct, "devices"), wanted)
+    except OSError as exc:
+        raise VzError(f"Unable to set device permissions: {exc.strerror}", ExitCode.SET_DEVICES) from exc
+
+
+def _access(mode: str) -> int:
+    return (bpf.ACC_READ if "r" in mode else 0) | (bpf.ACC_WRITE if "w" in mode else 0)
+
+
+def _apply_v1(path: str, wanted: list[bpf.DeviceRule]) -> None:
+    cgroup.write(path, "devices.deny", "a")
+    for rule in wanted:
+        kind = "b" if rule.kind == bpf.DEV_BLOCK else "c"
+        minor = "*" if rule.minor is None else rule.minor
+        mode = ("r" if rule.access & bpf.ACC_READ else "") + ("w" if rule.access & bpf.ACC_WRITE else "")
+        cgroup.write(path, "devices.allow", f"{kind} {rule.major}:{minor} {mode}m")

@@ -1,0 +1,238 @@
+"""The cgroups of one CT: made, joined, frozen, killed and removed.
+
+In the cgroup2 tree, with or without controllers: ``PARENT/CTID`` (freezer, device filter) and in it ``ct`` (limits;
+root of the CT's cgroup namespace; only its process files are delegated).  On version 1: ``PARENT/CTID`` in every
+hierarchy, nothing delegated, never mounted inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+import _signal
+
+from vz.container.ct import Container
+from vz.errors import ExitCode, VzError
+from vz.kernel import cgroup
+
+DELEGATED = ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control")
+WANTED = ("cpu", "cpuset", "memory", "io", "pids")
+EXEC_LEAF = "vz-exec"
+
+
+def ct_dir(ct: Container) -> str:
+    """Return the CT's own cgroup2 directory (freezer level), "" on a host without cgroup2."""
+    unified = cgroup.hierarchies().unified
+    return f"{unified}/{ct.node.cgroup_parent}/{ct.ctid}" if unified else ""
+
+
+def v1_dir(ct: Container, controller: str) -> str:
+    return f"{cgroup.hierarchies().v1[controller]}/{ct.node.cgroup_parent}/{ct.ctid}"
+
+
+def limit_dir(ct: Container, controller: str) -> tuple[int, str]:
+    """Return (version, directory) of the CT's limits of *controller*; (0, "") where the kernel has none."""
+    version = cgroup.hierarchies().version(controller)
+    if version == 2:
+        return 2, f"{ct_dir(ct)}/ct"
+    return (1, v1_dir(ct, controller)) if version == 1 else (0, "")
+
+
+def exists(ct: Container) -> bool:
+    """Tell whether the CT has cgroups, alive or left over."""
+    path = ct_dir(ct)
+    return os.path.isdir(path) if path else any(os.path.isdir(d) for d in _v1_dirs(ct))
+
+
+def create(ct: Container) -> None:
+    """Make the CT's cgroups with its limits.
+
+    Raises:
+        VzError: no cgroup2 tree (5), or a limit that the configuration asks for cannot be set (its own status).
+    """
+    from vz.resources import devices, limits
+
+    places = cgroup.hierarchies()
+    if not places.unified:
+        raise VzError("No cgroup2 file system is mounted (/sys/fs/cgroup or /sys/fs/cgroup/unified)", ExitCode.BAD_KERNEL)
+    try:
+        for path in _v1_dirs(ct):
+            _make_path(os.path.dirname(path), path)
+        own = ct_dir(ct)
+        _make_v2(places, own)
+        base = ct.idmap[0]
+        for name in DELEGATED:
+            os.chown(f"{own}/ct{name}", base, base)
+    except OSError as exc:
+        raise VzError(f"Unable to make cgroups: {exc.filename}: {exc.strerror}", ExitCode.ENVCREATE_ERROR) from exc
+    limits.apply(ct, None)
+    devices.apply(ct)
+
+
+def join(ct: Container) -> None:
+    """Move this process, forked and with one thread, into the CT's cgroups; its next cgroup namespace starts there."""
+    _join_v1(ct)
+    _enter(f"{ct_dir(ct)}/ct/cgroup.procs")
+
+
+def join_exec(ct: Container) -> None:
+    """Move this forked process in for exec: on cgroup2 into a leaf, since systemd makes ``ct`` an inner node."""
+    _join_v1(ct)
+    leaf = f"{ct_dir(ct)}/ct/{EXEC_LEAF}"
+    try:
+        _enter(f"{leaf}/cgroup.procs")
+    except FileNotFoundError:
+        cgroup.make(leaf)
+        _enter(f"{leaf}/cgroup.procs")
+
+
+def freeze(ct: Container, timeout_s: float = 10.0) -> None:
+    """Freeze all processes of the CT and wait until they are; VzError when some does not stop."""
+    path = ct_dir(ct)
+    cgroup.write(path, "cgroup.freeze", 1)
+    if not _wait_event(path, "frozen 1", timeout_s):
+        cgroup.write(path, "cgroup.freeze", 0)
+        raise VzError(f"Unable to freeze the container within {timeout_s:.0f} s")
+
+
+def thaw(ct: Container) -> None:
+    """Let a frozen CT go on; nothing where it is not frozen."""
+    path = ct_dir(ct)
+    try:
+        if is_frozen(ct):
+            cgroup.write(path, "cgroup.freeze", 0)
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+
+
+def is_frozen(ct: Container) -> bool:
+    try:
+        return cgroup.read(ct_dir(ct), "cgroup.freeze") == "1"
+    except OSError:
+        return False
+
+
+def kill_all(ct: Container, timeout_s: float = 10.0) -> None:
+    """Kill every process of the CT, those in a fork bomb too, and wait until they have gone."""
+    path = ct_dir(ct)
+    if not path or not os.path.isdir(path):
+        return
+    try:
+        if "populated 0" in cgroup.read(path, "cgroup.events"):
+            return
+        cgroup.write(path, "cgroup.kill", 1)
+    except FileNotFoundError:  # before Linux 5.14: no cgroup.kill
+        _kill_by_signal(path)
+    _wait_event(path, "populated 0", timeout_s)
+
+
+def remove(ct: Container) -> None:
+    """Remove the CT's cgroups.
+
+    Raises:
+        VzError: a process that cannot be killed is still in one (33).
+    """
+    own = ct_dir(ct)
+    for path in [*_v1_dirs(ct), *([own] if own else [])]:
+        try:
+            cgroup.remove(path)
+        except OSError as exc:
+            raise VzError(f"Unable to remove cgroup {path}: {exc.strerror}", ExitCode.STOP_ERROR) from exc
+
+
+def _v1_dirs(ct: Container) -> list[str]:
+    return [f"{mount}/{ct.node.cgroup_parent}/{ct.ctid}" for mount in cgroup.hierarchies().v1_mounts]
+
+
+def _make_path(parent: str, path: str) -> None:
+    """Make version 1 cgroup *path*; a cpuset has to be filled before anything can join it."""
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        _make_path(os.path.dirname(parent), parent)
+        cgroup.make(path)
+    if os.path.exists(f"{path}/cpuset.cpus"):
+        for key in ("cpuset.cpus", "cpuset.mems"):
+            if not cgroup.read(path, key):
+                cgroup.write(path, key, cgroup.read(parent, key))
+
+
+def _make_v2(places: cgroup.Hierarchies, own: str) -> None:
+    """Make ``own`` and ``own/ct`` with the controllers we use switched on down to them."""
+    wanted = [name for name in WANTED if name in places.v2]
+    try:
+        os.mkdir(own)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        path = places.unified
+        for part in os.path.relpath(own, places.unified).split("/"):
+            _enable(path, wanted)
+            path = f"{path}/{part}"
+            cgroup.make(path)
+    if wanted:
+        _enable(os.path.dirname(own), wanted)
+        _enable(own, wanted)
+    cgroup.make(f"{own}/ct")
+
+
+def _enable(path: str, wanted: list[str]) -> None:
+    if not wanted:
+        return
+    enabled = cgroup.read(path, "cgroup.subtree_control").split()
+    missing = [name for name in wanted if name not in enabled]
+    if missing:
+        cgroup.write(path, "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
+
+
+def _join_v1(ct: Container) -> None:
+    for path in _v1_dirs(ct):
+        # "0" into tasks, from a single thread: since Linux 5.18 this goes without the lock that costs an RCU period
+        _enter(f"{path}/tasks")
+
+
+def _enter(file: str) -> None:
+    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
+def _wait_event(path: str, wanted: str, timeout_s: float) -> bool:
+    """Wait until cgroup.events of *path* has the line *wanted*; the kernel wakes a poll on it at each change."""
+    try:
+        fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    deadline = time.monotonic() + timeout_s
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        while wanted not in os.pread(fd, 4096, 0).decode():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(min(left, 1.0) * 1000)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _kill_by_signal(path: str) -> None:
+    for _ in range(100):
+        pids = [int(word) for folder, _, _ in os.walk(path) for word in cgroup.read(folder, "cgroup.procs").split()]
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                os.kill(pid, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.01)

@@ -1,0 +1,196 @@
+"""CPU, memory and process limits: each declared once with a writer per cgroup version.
+
+RAM and swap are one hard ceiling for now.  A limit that the kernel cannot keep is said, not pretended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from vz.config.units import PAGE, UNLIMITED
+from vz.container.ct import Container
+from vz.errors import ExitCode, VzError
+from vz.kernel import cgroup
+from vz.resources.groups import limit_dir
+
+DEFAULT_PIDS = 8192
+PERIOD_US = 100000
+PTY_DEFAULT = 1024
+MIN_PTYS = 1
+
+
+def apply(ct: Container, changed: set[str] | None) -> None:
+    """Write the limits of *ct* to the kernel: all for None (a CT that starts), else those that *changed* names.
+
+    Raises:
+        VzError: the kernel refused one: CPU 2, memory and processes 1.
+    """
+    for attrs, writer in _WRITERS:
+        if changed is None or not changed or changed & attrs:
+            writer(ct, changed is None)
+
+
+def warnings(ct: Container) -> list[str]:
+    """Return a line for each thing that the configuration asks for and this kernel or this version cannot keep."""
+    from vz.config.options import BY_ATTR, FORBIDDEN_CAPABILITIES, UBC_KINDS
+
+    found = []
+    for controller, attrs in (("pids", ("numproc",)), ("memory", ("physpages",)), ("cpu", ("cpuunits", "cpulimit"))):
+        if cgroup.hierarchies().version(controller) == 0 and any(BY_ATTR[a].key in ct.conf.values for a in attrs):
+            found.append(f"WARNING: this kernel has no {controller} controller: {', '.join(attrs)} cannot be kept")
+    enforced = {"numproc", "physpages", "swappages"}
+    kept = [a for a in UBC_KINDS if a not in enforced and _is_limited(ct, a)]
+    kept += [a for a in ("diskspace", "diskinodes", "ioprio", "iolimit", "iopslimit", "quotaugidlimit") if _asks(ct, a)]
+    if kept:
+        found.append(f"WARNING: kept in the configuration, not enforced by this version: {' '.join(kept)}")
+    capability = ct.conf.capability or {}
+    vain = [name for name, on in capability.items() if on and name in FORBIDDEN_CAPABILITIES]
+    if vain:
+        found.append(f"WARNING: a user namespace cannot give {' '.join(vain)}")
+    return found
+
+
+def pty_limit(ct: Container) -> int:
+    """Return how many pseudo-terminals the CT may have: NUMPTY, or 1024."""
+    value = ct.conf.numpty
+    return max(MIN_PTYS, min(value[1], 1 << 20)) if value else PTY_DEFAULT
+
+
+def memory_ceiling_bytes(ct: Container) -> int | None:
+    """Return RAM plus swap of the CT; nine tenths of the node's memory where nothing is said, None for unlimited."""
+    ram = ct.conf.physpages
+    if not ram:
+        return os.sysconf("SC_PHYS_PAGES") * 9 // 10 * PAGE
+    if ram[1] >= UNLIMITED:
+        return None
+    swap = ct.conf.swappages
+    extra = swap[1] if swap and swap[1] < UNLIMITED else 0
+    return int((ram[1] + extra) * PAGE)
+
+
+def _is_limited(ct: Container, attr: str) -> bool:
+    if not _asks(ct, attr):
+        return False
+    value = getattr(ct.conf, attr)
+    return bool(value) and value[1] < UNLIMITED
+
+
+def _asks(ct: Container, attr: str) -> bool:
+    from vz.config.options import BY_ATTR
+
+    return BY_ATTR[attr].key in ct.conf.values and bool(getattr(ct.conf, attr))
+
+
+def _write(ct: Container, controller: str, writes: dict[int, list[tuple[str, str | int]]], code: int, what: str) -> None:
+    version, path = limit_dir(ct, controller)
+    if not version:
+        return
+    for key, value in writes.get(version, []):
+        try:
+            cgroup.write(path, key, value)
+        except OSError as exc:
+            raise VzError(f"Unable to set {what} to {value}: {os.strerror(exc.errno or 0)}", code) from exc
+
+
+def _numproc(ct: Container, fresh: bool) -> None:
+    value = ct.conf.numproc
+    limit = DEFAULT_PIDS if value is None else value[1]
+    text = "max" if limit >= UNLIMITED else str(limit)
+    _write(ct, "pids", {1: [("pids.max", text)], 2: [("pids.max", text)]}, ExitCode.SETUBC_ERROR, "numproc")
+
+
+def _memory(ct: Container, fresh: bool) -> None:
+    ceiling = memory_ceiling_bytes(ct)
+    version, path = limit_dir(ct, "memory")
+    if not version or (ceiling is None and fresh):
+        return
+    try:
+        if version == 2:
+            cgroup.write(path, "memory.max", "max" if ceiling is None else ceiling)
+            if os.path.exists(f"{path}/memory.swap.max"):
+                cgroup.write(path, "memory.swap.max", "max" if ceiling is None else 0)
+        else:
+            _memory_v1(path, -1 if ceiling is None else ceiling)
+    except OSError as exc:
+        reason = "it uses more than that" if exc.errno == errno.EBUSY else os.strerror(exc.errno or 0)
+        raise VzError(f"Unable to set the memory limit to {ceiling} bytes: {reason}", ExitCode.SETUBC_ERROR) from exc
+
+
+def _memory_v1(path: str, ceiling: int) -> None:
+    """Set the limit of memory and of memory plus swap to one value; the second must never be below the first."""
+    plain, total = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    if not os.path.exists(f"{path}/{total}"):
+        cgroup.write(path, plain, ceiling)
+        return
+    grows = ceiling < 0 or ceiling > int(cgroup.read(path, total))
+    for key in (total, plain) if grows else (plain, total):
+        cgroup.write(path, key, ceiling)
+
+
+def _cpuunits(ct: Container, fresh: bool) -> None:
+    units = ct.conf.cpuunits
+    if units is None:
+        if fresh:
+            return
+        units = 1000
+    shares = min(max(round(units * 1.024), 2), 262144)
+    weight = min(max(round(units / 10), 1), 10000)
+    _write(ct, "cpu", {1: [("cpu.shares", shares)], 2: [("cpu.weight", weight)]}, ExitCode.SETFSHD_ERROR, "cpuunits")
+
+
+def _cpulimit(ct: Container, fresh: bool) -> None:
+    percent = ct.conf.cpulimit or 0
+    cpus = ct.conf.cpus or 0
+    if cpus and (not percent or percent > cpus * 100):
+        percent = cpus * 100
+    if not percent and fresh:
+        return
+    quota = percent * PERIOD_US // 100
+    v1 = [("cpu.cfs_period_us", PERIOD_US), ("cpu.cfs_quota_us", quota if percent else -1)]
+    v2 = [("cpu.max", f"{quota if percent else 'max'} {PERIOD_US}")]
+    _write(ct, "cpu", {1: v1, 2: v2}, ExitCode.SETFSHD_ERROR, "cpulimit")
+
+
+def _cpuset(ct: Container, fresh: bool) -> None:
+    mask, nodes, cpus = ct.conf.cpumask, ct.conf.nodemask, ct.conf.cpus or 0
+    if fresh and not mask and not nodes and not cpus:
+        return
+    version, path = limit_dir(ct, "cpuset")
+    if not version:
+        return
+    parent = os.path.dirname(path)
+    available = cgroup.read(parent, "cpuset.cpus" if version == 1 else "cpuset.cpus.effective")
+    wanted = available if mask in (None, "all", "auto") else mask
+    if cpus and mask in (None, "all"):
+        wanted = ",".join(str(cpu) for cpu in pick_cpus(expand_list(available), cpus, ct.ctid))
+    writes: list[tuple[str, str | int]] = [("cpuset.cpus", wanted or "")]
+    if nodes and nodes != "all":
+        writes.append(("cpuset.mems", nodes))
+    _write(ct, "cpuset", {1: writes, 2: writes}, ExitCode.SETFSHD_ERROR, "cpumask")
+
+
+def expand_list(text: str) -> list[int]:
+    """Return the numbers of a list such as ``0-3,7``."""
+    found: list[int] = []
+    for part in text.split(","):
+        if part:
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def pick_cpus(available: list[int], count: int, seed: int) -> list[int]:
+    """Return *count* of the *available* CPUs, a different stretch for each CT, so that small CTs spread."""
+    count = min(count, len(available))
+    start = seed * count % len(available)
+    return sorted((available + available)[start : start + count])
+
+
+_WRITERS = (
+    (frozenset(("numproc",)), _numproc),
+    (frozenset(("physpages", "swappages")), _memory),
+    (frozenset(("cpuunits",)), _cpuunits),
+    (frozenset(("cpulimit", "cpus")), _cpulimit),
+    (frozenset(("cpumask", "nodemask", "cpus")), _cpuset),
+)
