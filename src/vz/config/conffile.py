@@ -1,8 +1,8 @@
 """One configuration file as text: ``KEY="value"`` lines, read and rewritten without touching the others.
 
 The syntax is vzctl's own (blanks before the key, ``#`` lines, quotes from the first to the last ``"`` of a line,
-backslash escapes), a subset of what a shell would read: many programs source these files, so a value is always
-written between double quotes with what a shell would expand escaped.
+backslash escapes), close to what a shell reads: many programs source these files, so a value is always written
+between double quotes, with what a shell would expand escaped.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 
 from vz.errors import InvalidConfig
-from vz.kernel.files import read_bytes, write_atomically
 
-LIMIT = 1 << 20
-_ESCAPED = '\\"$`'
+LIMIT_BYTES = 1 << 20
+ALIASES = {"DCACHE": "DCACHESIZE", "IPTENTRIES": "NUMIPTENT"}
+_ESCAPED = frozenset('\\"$`')
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+# stored for a shell to expand: whoever sources the file has VEID set
+_WITH_VEID = frozenset(("VE_ROOT", "VE_PRIVATE"))
+_S_IFMT, _S_IFREG = 0o170000, 0o100000
 
 
 class ConfFile:
@@ -27,41 +30,57 @@ class ConfFile:
             raise InvalidConfig(f"{path}: not a text file")
         self.path = path
         self.warnings: list[str] = []
-        self._lines = data.decode("utf-8", "surrogateescape").splitlines(keepends=True)
+        # not splitlines(): that also splits at characters that may stand in a value
+        self._lines = data.decode("utf-8", "surrogateescape").split("\n")
         self._values: dict[str, str] = {}
         self._changed = False
-        for number, line in enumerate(self._lines, 1):
-            self._read_line(number, line)
+        number = 0
+        for line in self._lines:
+            number += 1
+            text = line.strip()
+            if text and text[0] != "#":
+                self._read_line(number, text)
 
     @classmethod
     def read(cls, path: str) -> ConfFile:
-        """Read *path*; OSError when it cannot be read, InvalidConfig (85) when it is binary or huge."""
+        """Read *path*; OSError when it cannot be read, InvalidConfig (85) when it is binary, huge or no file."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
         try:
-            return cls(path, read_bytes(path, LIMIT))
-        except OSError as exc:
-            if exc.errno in (27, 21):  # EFBIG, EISDIR
-                raise InvalidConfig(f"{path}: {exc.strerror}") from exc
-            raise
+            if os.fstat(fd).st_mode & _S_IFMT != _S_IFREG:
+                raise InvalidConfig(f"{path}: not a regular file")
+            data = os.read(fd, 65536)
+            chunk = data
+            while chunk and len(data) <= LIMIT_BYTES:
+                chunk = os.read(fd, 65536)
+                data += chunk
+        finally:
+            os.close(fd)
+        if len(data) > LIMIT_BYTES:
+            raise InvalidConfig(f"{path}: larger than {LIMIT_BYTES} bytes")
+        return cls(path, data)
 
-    def _read_line(self, number: int, line: str) -> None:
-        text = line.strip()
-        if not text or text.startswith("#"):
-            return
+    def _read_line(self, number: int, text: str) -> None:
         key, equals, value = text.partition("=")
-        if not equals or not key or not set(key) <= _KEY_CHARACTERS:
-            self.warnings.append(f"{self.path}:{number}: not a KEY=VALUE line, passed over")
+        if not equals or not key or not _KEY_CHARACTERS.issuperset(key):
+            self._warn(number, "not a KEY=VALUE line, skipped")
+            return
+        key = ALIASES.get(key, key)
+        if not value.isprintable() and _has_control(value):
+            self._warn(number, f"{key}: a control character in the value, skipped")
             return
         if key in self._values:
-            self.warnings.append(f"{self.path}:{number}: {key} stands here again; the first one counts")
+            self._warn(number, f"{key} is set again, the first value is used")
             return
-        first = value.find('"')
-        if first == 0:
+        if value[:1] == '"':
             last = value.rfind('"')
             if last == 0:
-                self.warnings.append(f"{self.path}:{number}: {key}: the closing quote is missing")
+                self._warn(number, f"{key}: the closing quote is missing, skipped")
                 return
             value = value[1:last]
         self._values[key] = _unescape(value) if "\\" in value else value
+
+    def _warn(self, number: int, what: str) -> None:
+        self.warnings.append(f"Warning at {self.path}:{number}: {what}")
 
     def get(self, key: str) -> str | None:
         return self._values.get(key)
@@ -72,49 +91,61 @@ class ConfFile:
     def items(self) -> list[tuple[str, str]]:
         return list(self._values.items())
 
+    def line_of(self, key: str) -> int:
+        """Return the number of the line that *key* stands on, from 1; 0 when there is none."""
+        index = self._find(key)
+        return 0 if index is None else index + 1
+
     def set(self, key: str, value: str) -> None:
         """Give *key* the value *value*: its first line is replaced, or one is added at the end.
 
         Raises:
-            ValueError: a control character, which no line can hold.
+            ValueError: a control character, which no line can hold, or a key that is none.
         """
-        if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        if not key or not _KEY_CHARACTERS.issuperset(key):
+            raise ValueError(f"{key!r} is not a key")
+        if _has_control(value):
             raise ValueError(f"{key}: a control character in the value")
         if self._values.get(key) == value:
             return
         self._values[key] = value
         self._changed = True
-        escaped = "".join("\\" + char if char in _ESCAPED else char for char in value)
-        index = self._find(key)
-        if index is None:
-            if self._lines and not self._lines[-1].endswith(("\n", "\r")):
-                self._lines[-1] += "\n"
-            self._lines.append(f'{key}="{escaped}"\n')
-            return
-        ending = "\r\n" if self._lines[index].endswith("\r\n") else "\n"
-        self._lines[index] = f'{key}="{escaped}"{ending}'
-
-    def unset(self, key: str) -> None:
-        """Remove the line of *key*."""
+        line = f'{key}="{_escape(value, key in _WITH_VEID)}"'
         index = self._find(key)
         if index is not None:
+            self._lines[index] = line
+            if index == len(self._lines) - 1:
+                self._lines.append("")  # the file's last line had no end
+        elif self._lines[-1] == "":
+            self._lines.insert(len(self._lines) - 1, line)
+        else:
+            self._lines += [line, ""]
+
+    def unset(self, key: str) -> None:
+        """Remove every line of *key*: a second one would count from then on."""
+        while (index := self._find(key)) is not None:
             del self._lines[index]
             self._changed = True
+        if not self._lines:
+            self._lines = [""]
         self._values.pop(key, None)
 
     def _find(self, key: str) -> int | None:
         for index, line in enumerate(self._lines):
-            if line.lstrip().startswith(key + "="):
-                return index
+            if "=" in line:
+                word = line.partition("=")[0].lstrip()
+                if word == key or ALIASES.get(word) == key:
+                    return index
         return None
 
     @property
     def changed(self) -> bool:
+        """Whether ``set`` or ``unset`` changed anything since it was read or saved."""
         return self._changed
 
     def dump(self) -> bytes:
         """Return the file's bytes."""
-        return "".join(self._lines).encode("utf-8", "surrogateescape")
+        return "\n".join(self._lines).encode("utf-8", "surrogateescape")
 
     def copy(self, path: str) -> ConfFile:
         """Return the same contents to be saved as *path*."""
@@ -124,19 +155,42 @@ class ConfFile:
         return other
 
     def save(self, path: str | None = None) -> None:
-        """Write the file in one step over the real path behind any link; OSError as open(2) and rename(2)."""
+        """Write the file in one step over the real path behind any link; its permissions stay.
+
+        Raises:
+            OSError: as open(2), write(2) and rename(2); the old file is then untouched.
+        """
+        from vz.kernel.files import write_atomically  # it costs more than all of this module
+
         target = os.path.realpath(path or self.path)
-        write_atomically(target, self.dump(), 0o644)
+        try:
+            mode = os.stat(target).st_mode & 0o777
+        except FileNotFoundError:
+            mode = 0o644
+        write_atomically(target, self.dump(), mode)
         self._changed = False
+
+
+def _has_control(text: str) -> bool:
+    return any(char < " " and char != "\t" or char == "\x7f" for char in text)
+
+
+def _escape(value: str, with_veid: bool) -> str:
+    if _ESCAPED.isdisjoint(value):
+        return value
+    text = "".join("\\" + char if char in _ESCAPED else char for char in value)
+    if with_veid:
+        text = text.replace("\\$VEID", "$VEID").replace("\\${VEID}", "${VEID}")
+    return text
 
 
 def _unescape(text: str) -> str:
     out = []
-    skip = False
-    for index, char in enumerate(text):
-        if char == "\\" and not skip and index + 1 < len(text):
-            skip = True
+    escaped = False
+    for char in text:
+        if char == "\\" and not escaped:
+            escaped = True
             continue
         out.append(char)
-        skip = False
+        escaped = False
     return "".join(out)

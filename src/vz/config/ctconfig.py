@@ -14,14 +14,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# node keys of the same name mean something else there
-_NODE_ONLY = frozenset(("LOCAL_UID", "LOCAL_GID", "STOP_TIMEOUT", "NETFILTER", "IPTABLES", "NAMESERVER"))
+# keys that in vz.conf mean something else, or cannot be the same for all CTs
+_NODE_ONLY = frozenset(
+    "LOCAL_UID LOCAL_GID LOCAL_UID_COUNT STOP_TIMEOUT NETFILTER IPTABLES NAME IP_ADDR NETIF NETDEV VEID".split()
+)
 # attributes that every command needs, as plain text: not worth the table
-_PLAIN = {"ve_root": "VE_ROOT", "ve_private": "VE_PRIVATE", "name": "NAME", "ve_layout": "VE_LAYOUT", "ostemplate": "OSTEMPLATE"}
+_PLAIN = {
+    "ve_root": "VE_ROOT",
+    "ve_private": "VE_PRIVATE",
+    "name": "NAME",
+    "ve_layout": "VE_LAYOUT",
+    "ostemplate": "OSTEMPLATE",
+}
+_MAY_BE_EMPTY = frozenset(("ip_addr", "netif", "netdev", "nameserver", "searchdomain", "description"))
 
 
 class CTConfig:
-    """Attributes named in vz.config.options (``conf.cpuunits``): the parsed value, or None where nothing is said."""
+    """Attributes named in vz.config.options (``conf.cpuunits``): the parsed value, or None where nothing is said.
+
+    ``values`` has every key as text, ``conf`` the CT's own file, or None where there is none.  A value that cannot be
+    parsed is skipped with a line in ``warnings`` the first time it is asked for; ``check`` asks for all.
+    """
 
     # an instance dictionary on purpose: it is the cache of parsed values
 
@@ -47,18 +60,64 @@ class CTConfig:
         if option is None:
             raise AttributeError(attr)
         text = self.values.get(option.key)
-        if text is None or (text == "" and attr not in ("ip_addr", "netif", "netdev", "nameserver", "searchdomain")):
+        if text is None or (text == "" and attr not in _MAY_BE_EMPTY):
             return None
         try:
             return option.parse(text)
         except ValueError as exc:
-            where = self.conf.path if self.conf is not None else "configuration"
-            self.warnings.append(f"{where}: {option.key}: {exc}; passed over")
+            self.warnings.append(f"Warning at {self._where(option.key)}: {option.key}: {exc}; skipped")
             return None
+
+    def _where(self, key: str) -> str:
+        if self.conf is not None and self.conf.get(key) is not None:
+            return f"{self.conf.path}:{self.conf.line_of(key)}"
+        return "the node's configuration"
+
+    def check(self) -> list[str]:
+        """Parse every key of the CT's own file and return all warnings: bad values, unknown keys, what is not in force.
+
+        What ``start`` prints: keys of options that this version does not have yet are named in one line.
+        """
+        from vz.config.nodeconfig import NODE_KEYS, OLD_KEYS
+        from vz.config.options import BY_KEY, OTHER_KEYS
+        from vz.config.values import forbidden_capabilities
+
+        later = []
+        known = {row[0] for row in NODE_KEYS} | OTHER_KEYS | set(OLD_KEYS)
+        for key in self.conf.keys() if self.conf is not None else ():
+            option = BY_KEY.get(key)
+            if option is None:
+                if key not in known:
+                    self.warnings.append(f"Warning at {self._where(key)}: unknown parameter {key}, ignored")
+                continue
+            value = getattr(self, option.attr)
+            if option.later and value is not None and key not in ("PHYSPAGES", "SWAPPAGES"):
+                later.append(key)
+        if later:
+            self.warnings.append(f"Not in force in this version: {' '.join(later)}")
+        vain = forbidden_capabilities(self.capability)
+        if vain:
+            self.warnings.append(f"CAPABILITY: no user namespace can give {' '.join(vain)}")
+        return self.warnings
 
     def expand(self, text: str, ctid: int) -> str:
         """Return *text* with $VEID and ${VEID} replaced."""
         return text.replace("${VEID}", str(ctid)).replace("$VEID", str(ctid))
+
+
+def store(conf: ConfFile, attr: str, value: Any) -> None:
+    """Put *value* of attribute *attr* into *conf* in its stored form; None takes the key out.
+
+    Raises:
+        ValueError: a control character in it.
+    """
+    from vz.config.options import BY_ATTR
+
+    option = BY_ATTR[attr]
+    if value is None:
+        conf.unset(option.key)
+    else:
+        conf.set(option.key, option.format(value))
 
 
 def load_ct(ctid: int, node: NodeConfig, conf: ConfFile | None = None) -> CTConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from vz.config.units import parse_interface, parse_mac
 
 FIELDS = ("ifname", "bridge", "mac", "host_ifname", "host_mac", "mac_filter")
@@ -13,7 +15,13 @@ class Netif:
     __slots__ = FIELDS
 
     def __init__(
-        self, ifname: str, bridge: str = "", mac: str = "", host_ifname: str = "", host_mac: str = "", mac_filter: bool = True
+        self,
+        ifname: str,
+        bridge: str = "",
+        mac: str = "",
+        host_ifname: str = "",
+        host_mac: str = "",
+        mac_filter: bool = True,
     ) -> None:
         self.ifname = ifname
         self.bridge = bridge
@@ -28,28 +36,55 @@ class Netif:
     def __hash__(self) -> int:
         return hash(self.ifname)
 
+    def __repr__(self) -> str:
+        return f"Netif({format_netifs([self])})"
+
 
 def parse_netifs(text: str) -> list[Netif]:
-    """Return the interfaces of a NETIF value; ValueError names the field that is wrong."""
-    found = []
+    """Return the interfaces of a NETIF value.
+
+    Raises:
+        ValueError: names the entry and what is wrong with it: an unknown or repeated field, a bad name or address,
+            an interface named twice.
+    """
+    found: list[Netif] = []
     for entry in text.split(";"):
-        if not entry.strip():
-            continue
-        fields = dict(part.split("=", 1) for part in entry.strip().split(",") if "=" in part)
-        if not fields.get("ifname"):
-            raise ValueError(f"{entry!r}: ifname is missing")
-        netif = Netif(parse_interface(fields["ifname"]))
-        if fields.get("bridge"):
-            netif.bridge = parse_interface(fields["bridge"])
-        if fields.get("host_ifname"):
-            netif.host_ifname = parse_interface(fields["host_ifname"])
-        if fields.get("mac"):
-            netif.mac = parse_mac(fields["mac"])
-        if fields.get("host_mac"):
-            netif.host_mac = parse_mac(fields["host_mac"])
-        netif.mac_filter = fields.get("mac_filter", "on") != "off"
-        found.append(netif)
+        if entry.strip():
+            netif = _parse_entry(entry.strip())
+            if any(other.ifname == netif.ifname for other in found):
+                raise ValueError(f"{netif.ifname} is there twice")
+            found.append(netif)
     return found
+
+
+def _parse_entry(entry: str) -> Netif:
+    fields: dict[str, str] = {}
+    for part in entry.split(","):
+        name, equals, value = part.strip().partition("=")
+        if not part.strip():
+            continue
+        if name not in FIELDS or not equals or name in fields:
+            raise ValueError(f"{entry!r}: {name!r} is not a field, or is there twice")
+        fields[name] = value
+    if not fields.get("ifname"):
+        raise ValueError(f"{entry!r}: ifname is missing")
+    netif = Netif(parse_interface(fields["ifname"]))
+    for name, parse in (
+        ("bridge", parse_interface),
+        ("host_ifname", parse_interface),
+        ("mac", parse_mac),
+        ("host_mac", parse_mac),
+    ):
+        if fields.get(name):
+            setattr(netif, name, parse(fields[name]))
+    netif.mac_filter = parse_on_off(fields.get("mac_filter", "on"))
+    return netif
+
+
+def parse_on_off(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f"{text!r} is neither on nor off")
+    return text == "on"
 
 
 def format_netifs(netifs: list[Netif]) -> str:
@@ -69,7 +104,8 @@ def format_netifs(netifs: list[Netif]) -> str:
 def parse_netif_add(text: str, ctid: int, taken: int) -> Netif:
     """Return the interface that ``--netif_add ifname[,mac,host_ifname,host_mac,bridge]`` asks for, the rest made up.
 
-    *taken* counts the CT's interfaces: the host's name is ``veth<CTID>.<n>``.
+    *taken* counts the CT's interfaces: the host's name is ``veth<CTID>.<n>``, with ``v`` for ``veth`` where that
+    would be longer than the 15 characters of a device name.
     """
     words = text.split(",")
     if not 1 <= len(words) <= 5:
@@ -77,7 +113,8 @@ def parse_netif_add(text: str, ctid: int, taken: int) -> Netif:
     words += [""] * (5 - len(words))
     netif = Netif(parse_interface(words[0]))
     netif.mac = parse_mac(words[1]) if words[1] else make_mac()
-    netif.host_ifname = parse_interface(words[2] or f"veth{ctid}.{taken}")
+    made_up = f"veth{ctid}.{taken}"
+    netif.host_ifname = parse_interface(words[2] or (made_up if len(made_up) <= 15 else f"v{ctid}.{taken}"))
     if words[3]:
         netif.host_mac = parse_mac(words[3])
     else:
@@ -89,6 +126,4 @@ def parse_netif_add(text: str, ctid: int, taken: int) -> Netif:
 
 def make_mac() -> str:
     """Return a random address with OpenVZ's prefix 00:18:51."""
-    import os
-
     return "00:18:51:" + ":".join(f"{byte:02X}" for byte in os.urandom(3))

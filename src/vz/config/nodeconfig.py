@@ -4,13 +4,57 @@ from __future__ import annotations
 
 from vz.config.conffile import ConfFile
 from vz.config.paths import VZ_CONF
-from vz.errors import NoGlobalConfig
+from vz.errors import InvalidConfig, NoGlobalConfig
 
-DEFAULT_POOL = 65536 * 30000
+# Each key of the node's own: what counts where vz.conf says nothing, and what it is (vz.conf(5) is made from this).
+NODE_KEYS: tuple[tuple[str, str, str], ...] = (
+    ("VIRTUOZZO", "yes", "Whether the boot service starts containers at all (yes|no)."),
+    ("LOCKDIR", "/vz/lock", "Directory of the lock files, one per container."),
+    ("DUMPDIR", "/vz/dump", "Directory of checkpoint images."),
+    ("TEMPLATE", "/vz/template", "Directory of OS templates; their archives are in its cache subdirectory."),
+    ("LOGGING", "yes", "Write a log (yes|no)."),
+    ("LOGFILE", "/var/log/vzctl.log", "The log file."),
+    ("LOG_LEVEL", "0", "How much is logged: messages up to this level."),
+    ("VERBOSE", "0", "How much is printed: messages up to this level; --verbose adds to it."),
+    ("CONFIGFILE", "", "Sample that vzctl create starts from when --config is not given."),
+    ("DEF_OSTEMPLATE", "", "OS template that vzctl create uses when --ostemplate is not given."),
+    ("STOP_TIMEOUT", "0", "Seconds that a stopping container has until it is killed; 0: 120."),
+    ("IPV6", "yes", "Give IPv6 addresses to containers (yes|no)."),
+    ("LOCAL_UID", "100000", "First host user id of the pool that containers' id ranges are taken from."),
+    ("LOCAL_GID", "100000", "The same for groups; must be the same number."),
+    ("LOCAL_UID_POOL", "1966080000", "How many host ids that pool has; a container takes 65536."),
+    ("CGROUP_PARENT", "vz", "The cgroup, below each hierarchy's top, that all containers are in."),
+    ("SKIP_ARPDETECT", "no", "Add addresses without asking first whether another host has them (yes|no)."),
+    ("ERROR_ON_ARPFAIL", "no", "Refuse an address that another host has, instead of warning (yes|no)."),
+    ("NEIGHBOUR_DEVS", "all", "Where addresses are announced: all, detect, or list:DEVICE ..."),
+    ("VE_ROUTE_SRC_DEV", "", "Device whose address is the source of the host's routes to containers."),
+    ("FORCE_ROUTE", "", "Add the host's route to an address even where there is one (yes|no)."),
+    ("VE_STOP_MODE", "suspend", "What the boot service does with running containers at shutdown (suspend|stop)."),
+    ("VE_PARALLEL", "", "How many containers the boot service starts or stops at once."),
+    ("VE0CPUUNITS", "1000", "CPU weight of the host itself."),
+    (
+        "TEMPLATE_MAX_SIZE",
+        "",
+        "Largest size of an unpacked template (suffixes K M G T); archives beyond it are refused.",
+    ),
+    ("TEMPLATE_MAX_FILES", "", "Largest number of files in a template."),
+)
+# keys of files that OpenVZ shipped; nothing here needs them
+OLD_KEYS = (
+    "VZFASTBOOT",
+    "MODULES_DISABLED",
+    "IPTABLES_MODULES",
+    "VZWDOG",
+    "CONFIG_CUSTOMIZED",
+    "SKIP_SYSCTL_SETUP",
+    "IP6TABLES",
+)
+_DEFAULTS = {key: default for key, default, _help in NODE_KEYS}
+_CGROUP_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:@/")
 
 
 class NodeConfig:
-    """What vz.conf says, with the shipped defaults below it; ``values`` has every key as text."""
+    """What vz.conf says, with the built-in defaults below it; ``values`` has every key of the file as text."""
 
     __slots__ = ("conf", "values")
 
@@ -18,29 +62,42 @@ class NodeConfig:
         self.conf = conf
         self.values = dict(conf.items())
 
-    def text(self, key: str, default: str) -> str:
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return the value of *key*; unset: *default*, or else the table's."""
         value = self.values.get(key)
-        return default if value is None else value
+        if value is not None:
+            return value
+        return _DEFAULTS[key] if default is None else default
 
-    def number(self, key: str, default: int) -> int:
+    def number(self, key: str, default: int | None = None) -> int:
+        """Return *key* as a number; the default where it is unset or none (vzcfgvalidate names that)."""
         word = self.values.get(key, "")
-        return int(word) if word.isascii() and word.isdigit() and len(word) < 19 else default
+        if word.isascii() and word.isdigit() and len(word) < 19:
+            return int(word)
+        return int(_DEFAULTS[key]) if default is None else default
 
-    def is_yes(self, key: str, default: bool) -> bool:
+    def is_yes(self, key: str, default: bool | None = None) -> bool:
         word = self.values.get(key)
-        return default if word is None else word.lower() == "yes"
+        if word is None:
+            return _DEFAULTS[key] == "yes" if default is None else default
+        return word.lower() == "yes"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was skipped while vz.conf was read."""
+        return self.conf.warnings
 
     @property
     def lockdir(self) -> str:
-        return self.text("LOCKDIR", "/vz/lock")
+        return self.text("LOCKDIR")
 
     @property
     def dumpdir(self) -> str:
-        return self.text("DUMPDIR", "/vz/dump")
+        return self.text("DUMPDIR")
 
     @property
     def template(self) -> str:
-        return self.text("TEMPLATE", "/vz/template")
+        return self.text("TEMPLATE")
 
     @property
     def ve_root(self) -> str:
@@ -52,11 +109,11 @@ class NodeConfig:
 
     @property
     def configfile(self) -> str:
-        return self.text("CONFIGFILE", "")
+        return self.text("CONFIGFILE")
 
     @property
     def def_ostemplate(self) -> str:
-        return self.text("DEF_OSTEMPLATE", "")
+        return self.text("DEF_OSTEMPLATE")
 
     @property
     def ve_layout(self) -> str:
@@ -64,46 +121,91 @@ class NodeConfig:
 
     @property
     def logging(self) -> bool:
-        return self.is_yes("LOGGING", True)
+        return self.is_yes("LOGGING")
 
     @property
     def logfile(self) -> str:
-        return self.text("LOGFILE", "/var/log/vzctl.log")
+        return self.text("LOGFILE")
+
+    @property
+    def log_level(self) -> int:
+        return self.number("LOG_LEVEL")
 
     @property
     def verbose(self) -> int:
-        return self.number("VERBOSE", 0)
+        return self.number("VERBOSE")
 
     @property
     def stop_timeout_s(self) -> int:
-        return self.number("STOP_TIMEOUT", 0)
+        """Seconds until a stopping CT is killed; 0: the built-in 120."""
+        return self.number("STOP_TIMEOUT")
 
     @property
     def local_uid(self) -> int:
         """First host id of the pool that CTs' ranges are taken from."""
-        return self.number("LOCAL_UID", 100000)
+        return self.number("LOCAL_UID")
+
+    @property
+    def local_gid(self) -> int:
+        return self.number("LOCAL_GID")
 
     @property
     def local_uid_pool(self) -> int:
         """How many host ids the pool has."""
-        return self.number("LOCAL_UID_POOL", DEFAULT_POOL)
+        return self.number("LOCAL_UID_POOL")
 
     @property
     def ipv6(self) -> bool:
-        return self.is_yes("IPV6", True)
+        return self.is_yes("IPV6")
 
     @property
     def nameserver(self) -> str:
         return self.text("NAMESERVER", "inherit")
 
     @property
+    def skip_arpdetect(self) -> bool:
+        return self.is_yes("SKIP_ARPDETECT")
+
+    @property
+    def error_on_arpfail(self) -> bool:
+        return self.is_yes("ERROR_ON_ARPFAIL")
+
+    @property
+    def neighbour_devs(self) -> str:
+        return self.text("NEIGHBOUR_DEVS")
+
+    @property
+    def ve_route_src_dev(self) -> str:
+        return self.text("VE_ROUTE_SRC_DEV")
+
+    @property
+    def force_route(self) -> bool:
+        return self.is_yes("FORCE_ROUTE")
+
+    @property
+    def ve_stop_mode(self) -> str:
+        return self.text("VE_STOP_MODE")
+
+    @property
     def cgroup_parent(self) -> str:
-        """The cgroup below which all CTs are, relative to each hierarchy's top."""
-        return self.text("CGROUP_PARENT", "vz").strip("/")
+        """The cgroup below which all CTs are, relative to each hierarchy's top.
+
+        Raises:
+            InvalidConfig: the key would lead elsewhere (85).
+        """
+        path = self.text("CGROUP_PARENT").strip("/")
+        if not path or not _CGROUP_CHARACTERS.issuperset(path) or {"", ".", ".."} & set(path.split("/")):
+            raise InvalidConfig(f"{self.conf.path}: CGROUP_PARENT must be a path below the top of the cgroup tree")
+        return path
 
 
 def load_node() -> NodeConfig:
-    """Read vz.conf; NoGlobalConfig (10) when it is not there."""
+    """Read vz.conf.
+
+    Raises:
+        NoGlobalConfig: it is not there or cannot be read (10).
+        InvalidConfig: it is binary or huge (85).
+    """
     try:
         return NodeConfig(ConfFile.read(VZ_CONF))
     except OSError as exc:

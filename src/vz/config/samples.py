@@ -33,7 +33,9 @@ def for_create(ctid: int, node: NodeConfig, name: str | None) -> ConfFile:
     path = f"{CONF_DIR}/{ctid}.conf"
     if os.path.exists(path):
         if name:
-            raise VzError(f"Configuration file {path} already exists: remove it, or leave --config out", ExitCode.CP_CONFIG)
+            raise VzError(
+                f"Configuration file {path} already exists: remove it, or leave --config out", ExitCode.CP_CONFIG
+            )
         return ConfFile.read(path).copy(path)
     name = name or node.configfile
     if not name:
