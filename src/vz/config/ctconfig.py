@@ -26,6 +26,10 @@ _PLAIN = {
     "ve_layout": "VE_LAYOUT",
     "ostemplate": "OSTEMPLATE",
 }
+# what exec asks for: the id range as plain numbers, the rest mostly unset, and then there is nothing to parse
+_EXEC = frozenset(
+    ("local_uid", "local_gid", "local_uid_count", "features", "capability", "devices", "devnodes", "disabled")
+)
 _MAY_BE_EMPTY = frozenset(("ip_addr", "netif", "netdev", "nameserver", "searchdomain", "description"))
 
 
@@ -54,6 +58,12 @@ class CTConfig:
         return value
 
     def _parse(self, attr: str) -> Any:
+        if attr in _EXEC:
+            word = self.values.get(attr.upper())
+            if word is None:
+                return None
+            if attr in ("local_uid", "local_gid") and word.isascii() and word.isdigit() and len(word) < 10:
+                return int(word)
         from vz.config.options import BY_ATTR
 
         option = BY_ATTR.get(attr)

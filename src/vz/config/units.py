@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 
 UNLIMITED = 9223372036854775807  # LONG_MAX, as vzctl(8) has it
@@ -101,6 +100,8 @@ def format_yes_no(value: bool) -> str:
 
 def parse_address(text: str) -> str:
     """Return an IPv4 or IPv6 address with its mask where it has one, in canonical text: ``192.0.2.1/24``."""
+    import _socket  # an extension to load: not for those who parse no address
+
     address, slash, mask = text.partition("/")
     family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
     try:
@@ -117,6 +118,8 @@ def parse_address(text: str) -> str:
 
 
 def _mask_length(mask: str) -> int:
+    import _socket
+
     try:
         bits = int.from_bytes(_socket.inet_pton(_socket.AF_INET, mask), "big")
     except (OSError, ValueError):
