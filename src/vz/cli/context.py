@@ -53,8 +53,6 @@ def locked(
         if pending:  # it may be what makes or unmakes the conf
             settle(load(ctid, node, must_exist=False))
         ct = load(ctid, node, must_exist=must_exist)
-        for text in ct.conf.warnings:
-            report.warn(text)
         settle(ct)
         return action(ct) or 0
 

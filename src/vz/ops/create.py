@@ -15,14 +15,15 @@ from vz.kernel.files import make_dirs
 from vz.kernel.mounts import is_mount_point
 from vz.ops import guestfiles, journal, names, scripts
 from vz.ops.report import say, warn
+from vz.requests import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
-def create(ct: Container, values: dict[str, Any]) -> None:
-    """Create CT *ct* from *values* (attribute of CTConfig → value, plus ``config``: the sample's name).
+def create(ct: Container, change: Change) -> None:
+    """Create CT *ct* as *change* and the sample that it names say.
 
     Raises:
         VzError: the documented status of the step that failed, with everything undone: 82 sample, 22-24 unset
@@ -31,7 +32,10 @@ def create(ct: Container, values: dict[str, Any]) -> None:
     """
     conf_path = ct.conf_path
     fresh = not os.path.exists(conf_path)
-    sample = samples.for_create(ct.ctid, ct.node, values.pop("config", None))
+    values = dict(change.values)
+    if change.ip_add:
+        values["ip_addr"] = change.ip_add
+    sample = samples.for_create(ct.ctid, ct.node, change.config or None)
     ct = with_values(ct, sample, values)
     check(ct, values)
     template = ct.conf.ostemplate

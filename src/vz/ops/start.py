@@ -31,7 +31,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
     """
     check(ct, force=force)
     say("Starting container...")
-    for text in hostcheck.warnings() + resources.warnings(ct):
+    for text in ct.conf.check() + hostcheck.warnings() + resources.warnings(ct):
         warn(text)
     try:
         boot(ct, wait=wait, skip_remount=skip_remount)

@@ -32,22 +32,11 @@ def apply(ct: Container, changed: set[str] | None) -> None:
 
 
 def warnings(ct: Container) -> list[str]:
-    """Return a line for each thing that the configuration asks for and this kernel or this version cannot keep."""
-    from vz.config.options import BY_ATTR, FORBIDDEN_CAPABILITIES, UBC_KINDS
-
+    """Return a line for each thing that the configuration asks for and this kernel cannot keep."""
     found = []
-    for controller, attrs in (("pids", ("numproc",)), ("memory", ("physpages",)), ("cpu", ("cpuunits", "cpulimit"))):
-        if cgroup.hierarchies().version(controller) == 0 and any(BY_ATTR[a].key in ct.conf.values for a in attrs):
-            found.append(f"WARNING: this kernel has no {controller} controller: {', '.join(attrs)} cannot be kept")
-    enforced = {"numproc", "physpages", "swappages"}
-    kept = [a for a in UBC_KINDS if a not in enforced and _is_limited(ct, a)]
-    kept += [a for a in ("diskspace", "diskinodes", "ioprio", "iolimit", "iopslimit", "quotaugidlimit") if _asks(ct, a)]
-    if kept:
-        found.append(f"WARNING: kept in the configuration, not enforced by this version: {' '.join(kept)}")
-    capability = ct.conf.capability or {}
-    vain = [name for name, on in capability.items() if on and name in FORBIDDEN_CAPABILITIES]
-    if vain:
-        found.append(f"WARNING: a user namespace cannot give {' '.join(vain)}")
+    for controller, keys in (("pids", ("NUMPROC",)), ("memory", ("PHYSPAGES",)), ("cpu", ("CPUUNITS", "CPULIMIT"))):
+        if cgroup.hierarchies().version(controller) == 0 and any(key in ct.conf.values for key in keys):
+            found.append(f"WARNING: this kernel has no {controller} controller: {', '.join(keys)} cannot be kept")
     return found
 
 
@@ -67,19 +56,6 @@ def memory_ceiling_bytes(ct: Container) -> int | None:
     swap = ct.conf.swappages
     extra = swap[1] if swap and swap[1] < UNLIMITED else 0
     return int((ram[1] + extra) * PAGE)
-
-
-def _is_limited(ct: Container, attr: str) -> bool:
-    if not _asks(ct, attr):
-        return False
-    value = getattr(ct.conf, attr)
-    return bool(value) and value[1] < UNLIMITED
-
-
-def _asks(ct: Container, attr: str) -> bool:
-    from vz.config.options import BY_ATTR
-
-    return BY_ATTR[attr].key in ct.conf.values and bool(getattr(ct.conf, attr))
 
 
 def _write(ct: Container, controller: str, writes: dict[int, list[tuple[str, str | int]]], code: int, what: str) -> None:

@@ -1,0 +1,26 @@
+"""vzctl set: change a CT's configuration, in its file (--save) and, where it runs, at once."""
+
+from __future__ import annotations
+
+from vz.cli.context import locked, prepare
+from vz.cli.main import Globals
+from vz.cli.options_cli import parse_options
+from vz.container.ct import Container
+from vz.errors import BadSyntax
+from vz.requests import Change
+
+
+def run(argv: list[str], options: Globals) -> int:
+    """vzctl set CTID OPTIONS… [--save] [--force] [--setmode restart|ignore]"""
+    if argv[0] == "0":
+        raise BadSyntax("set 0: the node's own resources come with a later version")
+    node, ctid = prepare(options, argv[0])
+    values, flags, _ = parse_options(argv[1:], None, "set")
+    change = Change.of(values, flags)
+
+    def action(ct: Container) -> int:
+        from vz.ops.set import set_values
+
+        return set_values(ct, change)
+
+    return locked(options, node, ctid, action, must_exist=False)

@@ -1,0 +1,297 @@
+"""set: change a CT's configuration; live where it runs, in its file with --save."""
+
+from __future__ import annotations
+
+from vz import guest, net, resources
+from vz.config import samples
+from vz.config.conffile import ConfFile
+from vz.config.ctconfig import load_ct
+from vz.config.merge import merge, merge_addresses
+from vz.config.netif import FIELDS, Netif, parse_netif_add
+from vz.config.options import BY_ATTR
+from vz.container.ct import Container, printable
+from vz.errors import BadSyntax, ExitCode, VzError
+from vz.ops import guestfiles, journal, names
+from vz.ops.join import edit_in_ct, edit_in_root, open_init
+from vz.ops.report import say, warn
+from vz.requests import Change
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+RESOURCE_ATTRS = frozenset("cpuunits cpulimit cpus cpumask nodemask numproc physpages swappages devices devnodes".split())
+RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options"}
+UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
+UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
+
+
+def set_values(ct: Container, change: Change) -> int:
+    """Carry out *change* on *ct*; return the exit status.
+
+    Raises:
+        VzError: the documented status of the step that failed; with --save the conf is then untouched.
+    """
+    check(ct, change)
+    running = ct.is_running()
+    if change.userpasswd:
+        set_password(ct, *change.userpasswd, running)
+    values = merged(ct, change)
+    if change.applyconfig:
+        values = {**from_sample(ct, change.applyconfig), **values}
+    if change.applyconfig_map and ct.conf.name:
+        names.check_free(ct.ctid, ct.conf.name)
+        names.assign(ct.ctid, ct.conf.name)
+    if not values:
+        if change.save and not change.userpasswd:
+            say("No changes in CT configuration, not saving")
+        return ExitCode.OK
+    restart_only = sorted(attr for attr in values if BY_ATTR[attr].applies == "restart")
+    if running and restart_only and change.setmode == "ignore":
+        raise VzError(f"Unable to set {_restart_words(restart_only)} on a running container", ExitCode.VE_RUNNING)
+    if running and not (restart_only and change.setmode == "restart"):
+        apply_live(ct, change, values, restart_only)
+    elif not running and not change.save:
+        if RESOURCE_ATTRS & set(values):
+            raise VzError("Unable to apply new values: container is not running", ExitCode.VE_NOT_RUNNING)
+        say(UNSAVED_STOPPED)
+        return ExitCode.OK
+    if not change.save:
+        say(UNSAVED_RUNNING)
+        return ExitCode.OK
+    save(ct, values)
+    if running and restart_only and change.setmode == "restart":
+        restart(ct)
+    return ExitCode.OK
+
+
+def check(ct: Container, change: Change) -> None:
+    """Refuse combinations that mean nothing, before anything changes."""
+    if change.is_empty():
+        raise BadSyntax("set: nothing to set")
+    values = change.values
+    if values.get("name"):
+        names.check_free(ct.ctid, values["name"])
+    moved = {"ve_root", "ve_private"} & set(values)
+    if moved and (ct.is_running() or ct.is_mounted()):
+        raise VzError("Unable to change --root or --private: container is running or mounted", ExitCode.VE_RUNNING)
+    for name in [edit["ifname"] for edit in change.netif_edit]:
+        if not any(netif.ifname == name for netif in ct.conf.netif or []):
+            raise VzError(f"Container has no interface {name}: add it with --netif_add", ExitCode.VETH_ERROR)
+    for text in change.netif_add:
+        if any(netif.ifname == text.partition(",")[0] for netif in ct.conf.netif or []):
+            raise VzError(f"Container has an interface {text.partition(',')[0]} already", ExitCode.VETH_ERROR)
+
+
+def merged(ct: Container, change: Change) -> dict[str, Any]:
+    """Return the new value of every key that changes; lists are added to and taken from what is there."""
+    values = dict(change.values)
+    if change.ip_add or change.ip_del or change.ip_del_all:
+        gone = ["all"] if change.ip_del_all else change.ip_del
+        values["ip_addr"] = merge_addresses(ct.conf.ip_addr or [], gone, usable(ct, change.ip_add))
+    if change.netif_add or change.netif_del or change.netif_edit:
+        values["netif"] = new_netifs(ct, change)
+    if change.netdev_add or change.netdev_del:
+        kept = [name for name in ct.conf.netdev or [] if name not in change.netdev_del]
+        values["netdev"] = list(dict.fromkeys(kept + change.netdev_add))
+    for attr in ("capability", "features", "devices", "devnodes"):
+        if attr in values:
+            values[attr] = merge(attr, getattr(ct.conf, attr), values[attr])
+    return values
+
+
+def usable(ct: Container, addresses: list[str]) -> list[str]:
+    """Return *addresses* without the IPv6 ones where the node has IPv6 off; that is said."""
+    if ct.node.ipv6:
+        return addresses
+    for address in addresses:
+        if ":" in address:
+            warn(f"WARNING: IPv6 is off in /etc/vz/vz.conf: {address} is left out")
+    return [address for address in addresses if ":" not in address]
+
+
+def new_netifs(ct: Container, change: Change) -> list[Netif]:
+    """Return NETIF after deletions, additions and edits."""
+    netifs = [n for n in ct.conf.netif or [] if "all" not in change.netif_del and n.ifname not in change.netif_del]
+    for text in change.netif_add:
+        netifs.append(parse_netif_add(text, ct.ctid, len(netifs)))
+    for edit in change.netif_edit:
+        netifs = [_edited(netif, edit) if netif.ifname == edit["ifname"] else netif for netif in netifs]
+    return netifs
+
+
+def _edited(netif: Netif, fields: dict[str, Any]) -> Netif:
+    return Netif(**{**{field: getattr(netif, field) for field in FIELDS}, **fields})
+
+
+def from_sample(ct: Container, name: str) -> dict[str, Any]:
+    """Return the values of sample *name*, identity left out; VzError (109) when it cannot be had."""
+    conf = samples.read_sample(name, ExitCode.APPLY_CONFIG_ERROR)
+    parsed = load_ct(ct.ctid, ct.node, conf=conf)
+    found = {}
+    for key in conf.keys():
+        option = next((option for option in BY_ATTR.values() if option.key == key), None)
+        if option is not None and key not in samples.KEPT and getattr(parsed, option.attr) is not None:
+            found[option.attr] = getattr(parsed, option.attr)
+    found["origin_sample"] = name
+    return found
+
+
+def apply_live(ct: Container, change: Change, values: dict[str, Any], restart_only: list[str]) -> None:
+    """Bring a running CT to *values*; what needs a restart is named."""
+    journal.begin(ct.ctid, "set")
+    old = {attr: getattr(ct.conf, attr) for attr in values}
+    try:
+        for attr, value in values.items():
+            setattr(ct.conf, attr, value)
+        record, pidfd = open_init(ct)
+        resource_attrs = RESOURCE_ATTRS & set(values)
+        if resource_attrs:
+            resources.apply(ct, set(resource_attrs))
+            _say_resources(values)
+        if {"devices", "devnodes"} & set(values):
+            from vz.resources import devices
+
+            say("Setting devices")
+            devices.apply(ct)
+        if "ip_addr" in values:
+            _apply_addresses(ct, record, old["ip_addr"] or [])
+        if "netif" in values:
+            _apply_netifs(ct, record, old["netif"] or [], values["netif"])
+        for name in change.netdev_del:
+            net.delete_netdev(ct, record, name)
+        for name in change.netdev_add:
+            net.add_netdev(ct, record, name)
+        if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
+            _apply_guest(ct, pidfd, "hostname" in values)
+    except VzError:
+        if change.save:
+            warn("Error: failed to apply some parameters, not saving configuration file!")
+        raise
+    finally:
+        journal.end(ct.ctid)
+    for attr in restart_only:
+        warn(f"Unable to set {RESTART_NAMES.get(attr, attr)} on a running container")
+    if restart_only:
+        warn(
+            "WARNING: Some of the parameters could not be applied to a running container. "
+            "Please consider using --setmode option"
+        )
+
+
+def _say_resources(values: dict[str, Any]) -> None:
+    if "cpuunits" in values:
+        say(f"Setting CPU units: {values['cpuunits']}")
+    if "cpulimit" in values:
+        say(f"Setting CPU limit: {values['cpulimit']}")
+    if "cpus" in values:
+        say(f"Setting CPUs: {values['cpus']}")
+    if {"numproc", "physpages", "swappages"} & set(values):
+        say("UB limits were set successfully")
+
+
+def _apply_addresses(ct: Container, record: Any, before: list[str]) -> None:
+    wanted = net.usable_addresses(ct)
+    had = [address.partition("/")[0] for address in before]
+    gone = [address for address in had if address not in wanted]
+    fresh = [address for address in wanted if address not in had]
+    if gone:
+        say(f"Deleting IP address(es): {' '.join(gone)}")
+        net.delete_addresses(ct, record, gone)
+    if fresh:
+        say(f"Adding IP address(es): {' '.join(fresh)}")
+        net.add_addresses(ct, record, fresh)
+
+
+def _apply_netifs(ct: Container, record: Any, before: list[Netif], after: list[Netif]) -> None:
+    say(f"Configure veth devices: {' '.join(netif.ifname for netif in after)}".rstrip())
+    for netif in before:
+        if netif not in after:
+            net.delete_netif(ct, record, netif)
+    for netif in after:
+        if netif not in before:
+            net.add_netif(ct, record, netif)
+
+
+def _apply_guest(ct: Container, pidfd: int, hostname_too: bool) -> None:
+    config = guestfiles.guest_config(ct)
+
+    def edit() -> bytes:
+        if hostname_too and config.hostname:
+            from vz.kernel.namespaces import sethostname
+
+            sethostname(config.hostname.encode())
+        return "\n".join(guest.configure(config)).encode("utf-8", "surrogateescape")
+
+    for line in edit_in_ct(ct, pidfd, edit).decode("utf-8", "replace").splitlines():
+        warn(f"WARNING: {printable(line)}")
+
+
+def save(ct: Container, values: dict[str, Any]) -> None:
+    """Write *values* to the CT's conf; VzError (139)."""
+    conf = ct.conf.conf
+    if conf is None:
+        warn("WARNING: CT config file does not exist")
+        conf = ConfFile(ct.conf_path)
+    old_name = conf.get("NAME") or ""
+    changed = False
+    for attr, value in values.items():
+        option = BY_ATTR[attr]
+        text = option.format(value)
+        if conf.get(option.key) != text:
+            conf.set(option.key, text)
+            changed = True
+    if not changed:
+        say("No changes in CT configuration, not saving")
+        return
+    try:
+        conf.save(ct.conf_path)
+    except OSError as exc:
+        raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
+    if "name" in values and values["name"] != old_name:
+        if old_name:
+            names.remove_link(ct.ctid, old_name)
+        if values["name"]:
+            names.assign(ct.ctid, values["name"])
+            say(f"Name {values['name']} assigned")
+    say(f"CT configuration saved to {ct.conf_path}")
+
+
+def restart(ct: Container) -> None:
+    """Stop and start the CT with its new configuration."""
+    from vz.container.ct import load
+    from vz.ops.start import start
+    from vz.ops.stop import stop
+
+    stop(ct)
+    start(load(ct.ctid, ct.node))
+
+
+def set_password(ct: Container, user: str, password: str, running: bool) -> None:
+    """Set the password of *user*; a stopped CT is mounted for it.  VzError (74)."""
+
+    def edit() -> None:
+        guest.set_password(user, password)
+
+    from vz.kernel.namespaces import ChildFailed
+    from vz.ops import mount
+
+    try:
+        if running:
+            _, pidfd = open_init(ct)
+            edit_in_ct(ct, pidfd, lambda: edit())
+            return
+        was_mounted = ct.is_mounted()
+        if not was_mounted:
+            mount.mount_with_scripts(ct)
+        try:
+            edit_in_root(ct, lambda: edit())
+        finally:
+            if not was_mounted:
+                mount.umount_with_scripts(ct)
+    except (ChildFailed, OSError) as exc:
+        raise VzError(f"Unable to set the password of {printable(user)}: {exc}", ExitCode.CHANGEPASS) from exc
+
+
+def _restart_words(attrs: list[str]) -> str:
+    return ", ".join(RESTART_NAMES.get(attr, attr) for attr in attrs)
