@@ -96,6 +96,16 @@ class ConfFile:
         index = self._find(key)
         return 0 if index is None else index + 1
 
+    def would_run(self) -> list[str]:
+        """Return the keys whose lines are more than constants to a shell that sources the file."""
+        found = []
+        for key in self._values:
+            index = self._find(key)
+            value = "" if index is None else self._lines[index].partition("=")[2].strip()
+            if _would_run(value, key in _WITH_VEID):
+                found.append(key)
+        return found
+
     def set(self, key: str, value: str) -> None:
         """Give *key* the value *value*: its first line is replaced, or one is added at the end.
 
@@ -173,6 +183,22 @@ class ConfFile:
 
 def _has_control(text: str) -> bool:
     return any(char < " " and char != "\t" or char == "\x7f" for char in text)
+
+
+def _would_run(value: str, with_veid: bool) -> bool:
+    """Tell whether the right-hand side *value* of an assignment is more than a constant to a shell."""
+    quoted = value[:1] == '"'
+    if quoted:
+        value = value[1 : value.rfind('"')]
+    if with_veid:
+        value = value.replace("${VEID}", "").replace("$VEID", "")
+    special = frozenset('$`"' if quoted else "$`\"' \t;&|<>()*?[~#")
+    escaped = False
+    for char in value:
+        if char in special and not escaped:
+            return True
+        escaped = char == "\\" and not escaped
+    return False
 
 
 def _escape(value: str, with_veid: bool) -> str:
