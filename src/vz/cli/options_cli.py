@@ -9,6 +9,7 @@ from __future__ import annotations
 from vz.config.actions import ACTIONS, ACTIONS_BY_FLAG, NETIF_FIELDS
 from vz.config.options import BY_ATTR, BY_FLAG, NEVER, OPTIONS, PLOOP, RESOURCES, Option
 from vz.config.units import Refused
+from vz.config.values import netfilter_of
 from vz.errors import BadSyntax, BadValue, ExitCode, VzError
 
 TYPE_CHECKING = False
@@ -118,6 +119,8 @@ def _put(option: Option, value: Any, values: dict[str, Any]) -> None:
         values["physpages"] = (0, value)
     elif attr == "swap":
         values["swappages"] = (0, value)
+    elif attr == "iptables":
+        values.setdefault("netfilter", netfilter_of(value))  # --netfilter, before or after, supersedes it
     elif isinstance(value, dict):
         values[attr] = {**values.get(attr, {}), **value}
     elif option.multi:

@@ -70,6 +70,10 @@ class CTConfig:
         if option is None:
             raise AttributeError(attr)
         text = self.values.get(option.key)
+        if text is None and attr == "netfilter" and self.iptables is not None:
+            from vz.config.values import netfilter_of
+
+            return netfilter_of(self.iptables)
         if text is None or (text == "" and attr not in _MAY_BE_EMPTY):
             return None
         try:

@@ -238,7 +238,7 @@ NETWORK = (
         "Which packet filter modules it may use.",
         "restart",
     ),
-    Option("iptables", "IPTABLES", "--iptables", units.parse_text, "MODULES", "Old form of NETFILTER.", "restart"),
+    Option("iptables", "IPTABLES", "--iptables", values.parse_iptables, "MODULES", "Old form of NETFILTER.", "restart"),
 )
 
 UBC = tuple(

@@ -165,6 +165,25 @@ def parse_netfilter(text: str) -> str:
     return text
 
 
+def parse_iptables(text: str) -> str:
+    """Return the names of iptables modules, one blank between them."""
+    words = text.split()
+    if any(not word.isascii() or not word.replace("_", "").isalnum() for word in words):
+        raise ValueError(f"{text!r}: names of iptables modules")
+    return " ".join(words)
+
+
+def netfilter_of(iptables: str) -> str:
+    """Return the NETFILTER word that gives what the modules named in *iptables* gave."""
+    words = iptables.lower().replace("xt_", "ipt_").split()
+    if not words:
+        return "disabled"
+    if any("nat" in word.split("_") or word in ("iptable_nat", "ipt_redirect", "ipt_masquerade") for word in words):
+        return "full"
+    stateful = ("conntrack", "state", "helper", "connlimit", "connmark")
+    return "stateful" if any(part in stateful for word in words for part in word.split("_")) else "stateless"
+
+
 def parse_nameservers(text: str) -> list[str]:
     """Return addresses without masks, or the one word ``inherit``."""
     words = text.split()

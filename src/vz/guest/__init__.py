@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from vz.guest.configure import GuestConfig, configure, enable_wait, prepare_new
-from vz.guest.password import set_password
+from vz.guest.password import hash_password, set_password
 
-__all__ = ["GuestConfig", "configure", "enable_wait", "prepare_new", "set_password"]
+__all__ = ["GuestConfig", "configure", "enable_wait", "hash_password", "prepare_new", "set_password"]

@@ -10,24 +10,34 @@ from vz.guest import files
 ALPHABET = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def set_password(user: str, password: str) -> None:
-    """Give *user* the *password* as a SHA-512 crypt(5) hash.
+def hash_password(password: str) -> str:
+    """Return the SHA-512 crypt(5) hash of *password* with a random salt, made by crypt(3).
+
+    To be called on the node's side: the CT's root has no library of ours to load.
+
+    Raises:
+        OSError: this system has no libcrypt, or it cannot make such hashes.
+    """
+    import ctypes
+
+    salt = "".join(ALPHABET[byte & 63] for byte in os.urandom(16))
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt.restype = ctypes.c_char_p
+    hashed = library.crypt(password.encode("utf-8", "surrogateescape"), f"$6${salt}$".encode())
+    if not hashed or not hashed.startswith(b"$6$"):
+        raise OSError(95, "crypt(3) cannot make SHA-512 hashes")
+    return str(hashed.decode("ascii"))
+
+
+def set_password(user: str, hashed: str) -> None:
+    """Give *user* the password whose hash is *hashed*, in the root that this process is in.
 
     Raises:
         LookupError: the CT has no such user, or keeps no passwords.
     """
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import crypt
     passwd = files.read("/etc/passwd") or ""
     if not any(line.split(":")[0] == user for line in passwd.splitlines()):
         raise LookupError(f"the container has no user {user}")
-    salt = "".join(ALPHABET[byte & 63] for byte in os.urandom(16))
-    hashed = crypt.crypt(password, f"$6${salt}$")
-    if not hashed:
-        raise LookupError("this system's crypt(3) cannot make SHA-512 hashes")
     shadow = files.read("/etc/shadow")
     if shadow is None:
         text = _replaced(passwd, user, hashed, None)

@@ -270,13 +270,15 @@ def restart(ct: Container) -> None:
 def set_password(ct: Container, user: str, password: str, running: bool) -> None:
     """Set the password of *user*; a stopped CT is mounted for it.  VzError (74)."""
 
-    def edit() -> None:
-        guest.set_password(user, password)
-
     from vz.kernel.namespaces import ChildFailed
     from vz.ops import mount
 
     try:
+        hashed = guest.hash_password(password)
+
+        def edit() -> None:
+            guest.set_password(user, hashed)
+
         if running:
             _, pidfd = open_init(ct)
             edit_in_ct(ct, pidfd, lambda: edit())

@@ -1,0 +1,139 @@
+"""The columns of vzlist(8): name, header, printf width, and where each value comes from."""
+
+from __future__ import annotations
+
+import os
+
+from vz.container.ct import Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+UBC = (
+    ("kmemsize", "KMEMSIZE"), ("lockedpages", "LOCKEDP"), ("privvmpages", "PRIVVMP"), ("shmpages", "SHMP"),
+    ("numproc", "NPROC"), ("physpages", "PHYSP"), ("vmguarpages", "VMGUARP"), ("oomguarpages", "OOMGUARP"),
+    ("numtcpsock", "NTCPSOCK"), ("numflock", "NFLOCK"), ("numpty", "NPTY"), ("numsiginfo", "NSIGINFO"),
+    ("tcpsndbuf", "TCPSNDB"), ("tcprcvbuf", "TCPRCVB"), ("othersockbuf", "OTHSOCKB"), ("dgramrcvbuf", "DGRAMRB"),
+    ("numothersock", "NOTHSOCK"), ("dcachesize", "DCACHESZ"), ("numfile", "NFILE"), ("numiptent", "NIPTENT"),
+    ("swappages", "SWAPP"),
+)  # fmt: skip
+UBC_NAMES = frozenset(name for name, _ in UBC)
+PARTS = {"m": 1, "b": 2, "l": 3, "f": 4}
+DISK = {"diskspace": "DSPACE", "diskinodes": "DINODES"}
+
+# name: (header, width; negative is left-aligned)
+BASE: tuple[tuple[str, str, int], ...] = (
+    ("ctid", "CTID", 10), ("veid", "CTID", 10), ("vpsid", "CTID", 10), ("private", "PRIVATE", -32), ("root", "ROOT", -32),
+    ("mount_opts", "MOUNT_OPTS", -16), ("origin_sample", "ORIGIN_SAMPLE", -32), ("hostname", "HOSTNAME", -32),
+    ("name", "NAME", -32), ("smart_name", "SMARTNAME", 10), ("description", "DESCRIPTION", -32),
+    ("ostemplate", "OSTEMPLATE", -32), ("ip", "IP_ADDR", -15), ("nameserver", "NAMESERVER", -15),
+    ("searchdomain", "SEARCHDOMAIN", -15), ("status", "STATUS", -9),
+    *((name, header, 10) for name, header in UBC),
+    ("diskspace", "DSPACE", 10), ("diskinodes", "DINODES", 10), ("laverage", "LAVERAGE", 14), ("uptime", "UPTIME", 15),
+    ("cpulimit", "CPULIM", 7), ("cpuunits", "CPUUNI", 7), ("cpus", "CPUS", 5), ("ioprio", "IOP", 3),
+    ("iolimit", "IOLIMIT", 10), ("iopslimit", "IOPS", 4), ("onboot", "ONBOOT", 6), ("bootorder", "BOOTORDER", 10),
+    ("layout", "LAYOUT", -6), ("features", "FEATURES", -15), ("vswap", "VSWAP", 5), ("disabled", "DISABL", 6),
+    ("vm_overcommit", "VM_OVC", 6), ("netfilter", "NETFILTER", -9), ("capability", "CAPABILITY", -15),
+)  # fmt: skip
+BY_NAME = {name: (header, width) for name, header, width in BASE}
+LISTS = frozenset(("ip", "nameserver", "searchdomain"))
+
+
+def find(field: str) -> tuple[str, int] | None:
+    """Return (header, width) of *field*, with its part (``numproc.l``) where it has one; None when there is none."""
+    name, dot, part = field.partition(".")
+    if name not in BY_NAME:
+        return None
+    header, width = BY_NAME[name]
+    if not dot:
+        return header, width
+    if (name in UBC_NAMES and part in PARTS) or (name in DISK and part in ("s", "h")):
+        return f"{header}.{part.upper()}", width
+    return None
+
+
+class Row:
+    """One CT as vzlist sees it: values are asked for by name and read when they are."""
+
+    __slots__ = ("ct", "running", "status")
+
+    def __init__(self, ct: Container) -> None:
+        self.ct = ct
+        self.running = ct.is_running()
+        if self.running:
+            self.status = "running"
+        elif ct.is_mounted():
+            self.status = "mounted"
+        else:
+            self.status = "suspended" if ct.is_suspended() else "stopped"
+
+    def value(self, name: str) -> Any:
+        """Return the value of base column *name* in its own type; None for "not available"."""
+        ct, conf = self.ct, self.ct.conf
+        if name in ("ctid", "veid", "vpsid"):
+            return ct.ctid
+        if name in ("private", "root"):
+            return getattr(ct, name)
+        if name == "status":
+            return self.status
+        if name == "smart_name":
+            return conf.name or ct.ctid
+        if name == "ip":
+            return self._addresses()
+        if name == "layout":
+            return (conf.ve_layout or "simfs").partition(":")[0]
+        if name == "vswap":
+            limit = conf.physpages
+            return bool(limit and limit[1] < 9223372036854775807)
+        if name in ("hostname", "name", "ostemplate"):  # as text: no option table for the default columns
+            return ct.conf.values.get(name.upper()) or None
+        if name == "uptime":
+            return self._uptime()
+        if name == "laverage":
+            return self._load() if self.running else None
+        if name in UBC_NAMES:
+            return self._ubc(name)
+        if name in DISK:
+            return None
+        if name in LISTS:
+            return getattr(conf, name) or []
+        return getattr(conf, name)
+
+    def _addresses(self) -> list[str]:
+        text = self.ct.conf.values.get("IP_ADDR", "").split()
+        if not self.running:
+            return text
+        try:
+            with open(f"/var/lib/vzctl/veip/{self.ct.ctid}", encoding="ascii") as file:
+                return file.read().split()[::-1]
+        except OSError:
+            return []
+
+    def _uptime(self) -> float:
+        record = self.ct.record()
+        if not self.running or record is None:
+            return 0.0
+        with open("/proc/uptime", encoding="ascii") as file:
+            up = float(file.read().split()[0])
+        return max(0.0, up - record.init_start / os.sysconf("SC_CLK_TCK"))
+
+    def _load(self) -> list[float] | None:
+        return None  # needs somebody who samples
+
+    def _ubc(self, name: str) -> tuple[int, int, int, int, int]:
+        """Return (held, maxheld, barrier, limit, failcnt)."""
+        value = getattr(self.ct.conf, name) if name.upper() in self.ct.conf.values else None
+        unlimited = 9223372036854775807
+        barrier, limit = value or (unlimited, unlimited)
+        held, maxheld, failed = self._usage(name) if self.running else (0, 0, 0)
+        return held, maxheld, barrier, limit, failed
+
+    def _usage(self, name: str) -> tuple[int, int, int]:
+        from vz.resources import usage
+
+        return usage.counter(self.ct, name)
+
+    def number_held(self, name: str) -> int | None:
+        """Return what is held of counter *name* now; None when the CT does not run."""
+        return self._usage(name)[0] if self.running else None
