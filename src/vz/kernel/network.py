@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+
+import _socket
 
 from .process import spawn
 
@@ -33,9 +36,42 @@ def nft(script: str) -> None:
         raise OSError(errno.EINVAL, words[0] if words else f"nft ended with status {result.status}")
 
 
+SIOCGIFFLAGS = 0x8913
+SIOCGIFHWADDR = 0x8927
+IFF_UP, IFF_BROADCAST, IFF_NOARP = 0x1, 0x2, 0x80
+
+
+def device_names() -> list[str]:
+    """Return the interfaces of this network namespace (not /sys, which may show another's)."""
+    return [name for _, name in _socket.if_nameindex()]
+
+
 def device_exists(name: str) -> bool:
     """Tell whether this network namespace has the interface *name*."""
-    return os.path.exists(f"/sys/class/net/{name}")
+    try:
+        return _socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
+
+
+def device_flags(name: str) -> int:
+    """Return the IFF_ flags of *name*; see netdevice(7).  ENODEV: there is no such interface."""
+    return int.from_bytes(_interface_ioctl(SIOCGIFFLAGS, name)[16:18], "little")
+
+
+def device_address(name: str) -> bytes:
+    """Return the MAC of *name*; ENODEV: there is no such interface."""
+    return _interface_ioctl(SIOCGIFHWADDR, name)[18:24]
+
+
+def _interface_ioctl(request: int, name: str) -> bytes:
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    try:
+        return fcntl.ioctl(sock.fileno(), request, name.encode()[:15].ljust(40, b"\0"))
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, name) from None
+    finally:
+        sock.close()
 
 
 def read_sysctl(name: str) -> str:
@@ -53,12 +89,3 @@ def write_sysctl(name: str, value: str) -> None:
         os.write(fd, value.encode())
     finally:
         os.close(fd)
-
-
-def read_counter(device: str, name: str) -> int:
-    """Return ``/sys/class/net/DEVICE/statistics/NAME``; 0 when the device is gone."""
-    try:
-        with open(f"/sys/class/net/{device}/statistics/{name}", encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import _socket
 
+from vz.kernel.network import IFF_BROADCAST, IFF_NOARP, IFF_UP, device_address, device_flags, device_names
+
 ETH_P_ARP, ETH_P_IP, ETH_P_IPV6 = 0x0806, 0x0800, 0x86DD
 ARP_REQUEST, ARP_REPLY = 1, 2
 BROADCAST = b"\xff" * 6
-
-
-def hardware_address(device: str) -> bytes:
-    """Return the MAC of *device*; OSError ENODEV when there is no such interface."""
-    try:
-        with open(f"/sys/class/net/{device}/address", encoding="ascii") as file:
-            return bytes.fromhex(file.read().strip().replace(":", ""))
-    except (OSError, ValueError):
-        raise OSError(19, "no such network device", device) from None
 
 
 def arp_frame(operation: int, source_mac: bytes, source_ip: bytes, target_mac: bytes, target_ip: bytes, to: bytes = BROADCAST) -> bytes:
@@ -43,14 +35,14 @@ def announce(device: str, address: str) -> None:
     if ":" in address:
         advertise(device, address)
         return
-    mac = hardware_address(device)
+    mac = device_address(device)
     ip = _socket.inet_pton(_socket.AF_INET, address)
     send_frame(device, arp_frame(ARP_REQUEST, mac, ip, mac, ip))
 
 
 def advertise(device: str, address: str) -> None:
     """Send an unsolicited neighbour advertisement for the IPv6 *address* to all nodes; see RFC 4861 §7.2.6."""
-    mac = hardware_address(device)
+    mac = device_address(device)
     source = _socket.inet_pton(_socket.AF_INET6, address)
     target = _socket.inet_pton(_socket.AF_INET6, "ff02::1")
     body = b"\x20\0\0\0" + source + b"\2\1" + mac  # override; target link-layer address
@@ -62,7 +54,7 @@ def advertise(device: str, address: str) -> None:
 
 def probe(device: str, address: str, source: str | None, wait_s: float, count: int) -> bytes | None:
     """Ask on *device* who has the IPv4 *address*; return the MAC that answered, None for silence."""
-    mac = hardware_address(device)
+    mac = device_address(device)
     target = _socket.inet_pton(_socket.AF_INET, address)
     asker = _socket.inet_pton(_socket.AF_INET, source) if source else b"\0" * 4
     sock = _socket.socket(_socket.AF_PACKET, _socket.SOCK_RAW, _socket.htons(ETH_P_ARP))
@@ -89,15 +81,14 @@ def uplinks(wanted: str) -> list[str]:
     if wanted.startswith("list:"):
         return wanted[5:].replace(",", " ").split()
     found = []
-    for name in os.listdir("/sys/class/net"):
+    for name in device_names():
         if name == "lo" or name.startswith(("vz", "veth")):  # ours; the rest are few
             continue
         try:
-            with open(f"/sys/class/net/{name}/flags", encoding="ascii") as file:
-                flags = int(file.read(), 16)
+            flags = device_flags(name)
         except OSError:
             continue
-        if flags & 0x1 and flags & 0x2 and not flags & 0x80:  # up, broadcast, resolves by ARP
+        if flags & IFF_UP and flags & IFF_BROADCAST and not flags & IFF_NOARP:
             found.append(name)
     return found
 
