@@ -104,6 +104,10 @@ def umount_scratch(ct: Container) -> None:
             os.rmdir(path)
         except OSError:
             pass
+    try:
+        os.rmdir(f"{RUN}/{ct.ctid}")  # unless a record is in it
+    except OSError:
+        pass
 
 
 def tree_path(ct: Container) -> str | None:

@@ -63,13 +63,14 @@ def prepare_new() -> None:
     _machine_id()
     if not files.is_executable("/usr/bin/ssh-keygen") or not os.path.isdir("/etc/ssh"):
         return
-    missing = [kind for kind in ("ed25519", "ecdsa", "rsa") if not os.path.exists(f"/etc/ssh/ssh_host_{kind}_key")]
+    # no RSA key: it takes as long as everything else together, and no client of the last ten years needs it
+    missing = [kind for kind in ("ed25519", "ecdsa") if not os.path.exists(f"/etc/ssh/ssh_host_{kind}_key")]
     running = []
     for kind in missing:
         argv = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", f"/etc/ssh/ssh_host_{kind}_key"]
         pid = os.fork()
         if pid == 0:
-            null = os.open("/", os.O_RDONLY)
+            null = os.open("/dev/null", os.O_RDWR)
             for fd in range(3):
                 os.dup2(null, fd)
             os.closerange(3, 1 << 16)

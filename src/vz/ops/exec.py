@@ -49,12 +49,13 @@ def exec_command(ct: Container, candidates: list[list[str]], *, use_path: bool =
         os.dup2(pipes[3][1], 3)
         os.set_inheritable(3, False)
         os.closerange(4, 1 << 20)
-        for argv in candidates:
+        tries = [(argv[0], argv) for argv in candidates]
+        if use_path and "/" not in candidates[0][0]:  # not os.execvpe: it imports, and the host's files are gone
+            tries = [(f"{folder}/{candidates[0][0]}", candidates[0]) for folder in HELPER_PATH.split(":")]
+        for path, argv in tries:
             try:
-                if use_path:
-                    os.execvpe(argv[0], argv, ENV)
-                os.execve(argv[0], argv, ENV)
-            except FileNotFoundError:
+                os.execve(path, argv, ENV)
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as exc:
                 os.write(3, str(exc.errno).encode())

@@ -113,6 +113,7 @@ def edit_in_root(ct: Container, function: Callable[[], bytes | None]) -> bytes:
         namespaces.unshare(namespaces.CLONE_NEWNS)
         mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
         os.chdir(ct.root)
+        _minimal_dev()
         libc.pivot_root(".", ".")
         mounts.umount(".", mounts.MNT_DETACH)
         os.chdir("/")
@@ -128,3 +129,15 @@ def edit_in_root(ct: Container, function: Callable[[], bytes | None]) -> bytes:
         return namespaces.run_in_child(inside)
     finally:
         os.close(userns_fd)
+
+
+def _minimal_dev() -> None:
+    """Give the root below the working directory a /dev that programs can start with, in this mount namespace alone."""
+    from vz.kernel import mounts
+
+    if os.path.islink("dev") or not os.path.isdir("dev"):
+        return
+    mounts.mount("tmpfs", "./dev", "tmpfs", mounts.MS_NOSUID | mounts.MS_NOEXEC, "mode=755,size=64k")
+    for name in ("null", "zero", "random", "urandom"):
+        os.close(os.open(f"dev/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        mounts.mount(f"/dev/{name}", f"./dev/{name}", None, mounts.MS_BIND)

@@ -24,13 +24,12 @@ def settle(ct: Container, *, quiet: bool = False) -> None:
     record = ct.record()
     if record is None and not os.path.isdir(f"{RUN}/{ct.ctid}") and not resources.exists(ct):
         return  # the usual case: two look-ups
-    if not quiet and record is not None:
+    if record is not None and not quiet:
         what = "ended by itself" if record.init_pid else "was left half-started"
         say(f"Container {what}: clearing what is left of it")
     clear(ct)
-    if not ct.is_mounted():
-        return
-    layout.umount_root(ct)
+    if record is not None and ct.is_mounted():  # without a record it is somebody's plain mount
+        layout.umount_root(ct)
 
 
 def clear(ct: Container) -> None:
