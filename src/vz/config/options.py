@@ -128,6 +128,7 @@ GENERAL = (
         "NAME",
         "OS template it is made from.",
         "saved",
+        set=units.parse_word,
     ),
     Option(
         "origin_sample", "ORIGIN_SAMPLE", "", units.parse_text, "NAME", "Sample configuration last applied.", "saved"
