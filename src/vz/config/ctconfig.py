@@ -97,7 +97,7 @@ class CTConfig:
         from vz.config.values import forbidden_capabilities
 
         later = []
-        known = {row[0] for row in NODE_KEYS} | OTHER_KEYS | set(OLD_KEYS)
+        known = {row[0] for row in NODE_KEYS} | OTHER_KEYS | OLD_KEYS
         for key in self.conf.keys() if self.conf is not None else ():
             option = BY_KEY.get(key)
             if option is None:

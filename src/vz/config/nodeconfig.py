@@ -32,22 +32,17 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("VE_STOP_MODE", "suspend", "What the boot service does with running containers at shutdown (suspend|stop)."),
     ("VE_PARALLEL", "", "How many containers the boot service starts or stops at once."),
     ("VE0CPUUNITS", "1000", "CPU weight of the host itself."),
-    (
-        "TEMPLATE_MAX_SIZE",
-        "",
-        "Largest size of an unpacked template (suffixes K M G T); archives beyond it are refused.",
-    ),
+    ("TEMPLATE_MAX_SIZE", "", "Largest size of an unpacked template, in bytes; an archive beyond it is refused."),
     ("TEMPLATE_MAX_FILES", "", "Largest number of files in a template."),
 )
+# those of them that nothing reads yet
+IDLE_KEYS = frozenset(
+    "VIRTUOZZO LOG_LEVEL SKIP_ARPDETECT ERROR_ON_ARPFAIL VE_ROUTE_SRC_DEV FORCE_ROUTE VE_STOP_MODE VE_PARALLEL "
+    "VE0CPUUNITS LOCAL_GID".split()
+)
 # keys of files that OpenVZ shipped; nothing here needs them
-OLD_KEYS = (
-    "VZFASTBOOT",
-    "MODULES_DISABLED",
-    "IPTABLES_MODULES",
-    "VZWDOG",
-    "CONFIG_CUSTOMIZED",
-    "SKIP_SYSCTL_SETUP",
-    "IP6TABLES",
+OLD_KEYS = frozenset(
+    "VZFASTBOOT MODULES_DISABLED IPTABLES_MODULES VZWDOG CONFIG_CUSTOMIZED SKIP_SYSCTL_SETUP IP6TABLES".split()
 )
 _DEFAULTS = {key: default for key, default, _help in NODE_KEYS}
 _CGROUP_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:@/")
@@ -67,19 +62,19 @@ class NodeConfig:
         value = self.values.get(key)
         if value is not None:
             return value
-        return _DEFAULTS[key] if default is None else default
+        return _DEFAULTS.get(key, "") if default is None else default
 
     def number(self, key: str, default: int | None = None) -> int:
         """Return *key* as a number; the default where it is unset or none (vzcfgvalidate names that)."""
         word = self.values.get(key, "")
         if word.isascii() and word.isdigit() and len(word) < 19:
             return int(word)
-        return int(_DEFAULTS[key]) if default is None else default
+        return int(_DEFAULTS.get(key) or 0) if default is None else default
 
     def is_yes(self, key: str, default: bool | None = None) -> bool:
         word = self.values.get(key)
         if word is None:
-            return _DEFAULTS[key] == "yes" if default is None else default
+            return _DEFAULTS.get(key) == "yes" if default is None else default
         return word.lower() == "yes"
 
     @property

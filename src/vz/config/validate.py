@@ -75,7 +75,7 @@ def is_vswap(config: CTConfig) -> bool:
 def check_keys(conf: ConfFile) -> list[Finding]:
     """Return the findings about single lines and keys: syntax, unknown keys, values, what a shell would run."""
     findings = [Finding(WARNING, text.removeprefix("Warning at ")) for text in conf.warnings]
-    known = {row[0] for row in NODE_KEYS} | OTHER_KEYS | set(OLD_KEYS)
+    known = {row[0] for row in NODE_KEYS} | OTHER_KEYS | OLD_KEYS
     for key, text in conf.items():
         where = f"{conf.path}:{conf.line_of(key)}"
         option = BY_KEY.get(key)

@@ -1,0 +1,149 @@
+"""Fixtures: a test node for the session, a busybox CT for a test, and the skip that names what is missing."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "src"))
+sys.path.insert(0, os.path.dirname(__file__))
+
+from testnode import TREE, Node, cgroup_dirs  # noqa: E402
+
+MACHINE = os.uname().machine
+BUSYBOX = f"busybox-{MACHINE}"
+SOAK = "VZ_SOAK" in os.environ
+UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOENT, errno.EPERM)
+_ids = itertools.count(1001)
+
+
+def needs(feature: str, probe: Callable[[], object]) -> None:
+    """Skip, saying why, when the kernel refuses *probe*; fail where the caller promises the feature."""
+    try:
+        probe()
+    except OSError as exc:
+        if exc.errno not in UNSUPPORTED:
+            raise
+        report = pytest.fail if "VZ_TEST_NO_SKIP" in os.environ else pytest.skip
+        report(f"needs {feature}: {exc}")
+
+
+def template(name: str) -> str:
+    """Return the full name of a template, or skip when it has not been built."""
+    full = f"{name}-{MACHINE}" if not name.endswith("sysvinit") else name.replace("-sysvinit", f"-{MACHINE}-sysvinit")
+    if not (TREE / f".cache/templates/cache/{full}.tar.zst").exists():
+        pytest.skip(f"needs template {full}: make templates builds it")
+    return full
+
+
+class Vz:
+    """The commands on the test node: ``vz("start", 101)`` is vzctl, ``vz.run`` any program."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def __call__(self, *words: object, stdin: str | bytes = b"", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return self.node.run("vzctl", *(str(word) for word in words), stdin=stdin, timeout=timeout)
+
+    def run(self, *words: object, stdin: str | bytes = b"", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return self.node.run(*(str(word) for word in words), stdin=stdin, timeout=timeout)
+
+    def ok(self, *words: object, stdin: str | bytes = b"", timeout: float = 120) -> str:
+        done = self(*words, stdin=stdin, timeout=timeout)
+        assert done.returncode == 0, f"vzctl {words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def sh(self, ctid: int, script: str, timeout: float = 120) -> str:
+        """Run *script* in the CT and return what it printed, both streams; its status does not matter."""
+        done = self("exec2", ctid, "-", stdin=script, timeout=timeout)
+        return done.stdout + done.stderr
+
+    def remove(self, ctid: int) -> None:
+        self("stop", ctid, "--fast")
+        self("umount", ctid)
+        self("destroy", ctid)
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with Node() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def vz(node: Node) -> Vz:
+    return Vz(node)
+
+
+@pytest.fixture
+def ctid() -> int:
+    return next(_ids)
+
+
+@pytest.fixture
+def new_ct(vz: Vz) -> Iterator[Callable[..., int]]:
+    """Return a maker of CTs, which are gone at the end of the test."""
+    made = []
+
+    def make(*options: object, template: str = BUSYBOX, start: bool = True) -> int:
+        ctid = next(_ids)
+        made.append(ctid)
+        vz.ok("create", ctid, "--ostemplate", template)
+        if options:
+            vz.ok("set", ctid, *options, "--save")
+        if start:
+            vz.ok("start", ctid)
+        return ctid
+
+    yield make
+    for ctid in made:
+        vz.remove(ctid)
+
+
+@pytest.fixture
+def ct(new_ct: Callable[..., int]) -> int:
+    """A running busybox CT without an address."""
+    return new_ct()
+
+
+def leftovers(node: Node, ctid: int) -> list[str]:
+    """Return what is still there of a CT that was destroyed."""
+    found = []
+    for top in cgroup_dirs(node.cgroup_parent):
+        if (top / str(ctid)).exists():
+            found.append(str(top / str(ctid)))
+    for path in (
+        f"/run/vz/{ctid}",
+        f"/vz/private/{ctid}",
+        f"/vz/private/{ctid}.tmp",
+        f"/vz/root/{ctid}",
+        f"/vz/lock/{ctid}.lck",
+        f"/var/lib/vzctl/veip/{ctid}",
+        f"/var/lib/vzctl/vepid/{ctid}",
+        f"/var/lib/vzctl/journal/{ctid}",
+        f"/etc/vz/conf/{ctid}.conf",
+        f"/run/netns/{ctid}",
+    ):
+        if os.path.lexists(node.path(path)):
+            found.append(path)
+    if f"/vz/root/{ctid} " in node.path("/proc/self/mountinfo").read_text():
+        found.append("a mount")
+    mounts = node.run("cat", "/proc/self/mountinfo").stdout
+    if f"/vz/root/{ctid} " in mounts or f"/run/vz/{ctid}/" in mounts:
+        found.append("a mount")
+    if f"vz{ctid}:" in node.run("cat", "/proc/net/dev").stdout:
+        found.append(f"interface vz{ctid}")
+    if f'"vz{ctid}"' in node.run("nft", "list", "ruleset").stdout:
+        found.append("an nft element")
+    ids = node.path("/var/lib/vzctl/ids")
+    if ids.is_dir():
+        found += [f"id range {f.name}" for f in ids.iterdir() if f.name.isdigit() and f.read_text().strip() == str(ctid)]
+    return found

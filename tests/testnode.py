@@ -1,0 +1,203 @@
+"""A test node: a host of its own for the commands, made of a mount, a network and a UTS namespace.
+
+It has its own /etc/vz, /vz, /run/vz and /var/lib/vzctl, its own cgroup parent and id pool (those are not namespaced)
+and an uplink with documentation addresses.  Two clones can test at once.  A node whose owner was killed is cleared
+away by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parent.parent
+SCRATCH = Path(os.environ.get("VZ_TEST_SCRATCH", "/var/tmp"))
+PREFIX = "vz-node-"
+ADDRESS4, ADDRESS6 = "192.0.2.1", "2001:db8::1"
+# what hundreds of CTs need; set while a node lives, and put back
+SYSCTLS = {
+    "fs/inotify/max_user_instances": 65536,
+    "fs/inotify/max_user_watches": 1048576,
+    "kernel/pid_max": 4194304,
+    "kernel/keys/maxkeys": 200000,
+    "kernel/pty/max": 65536,
+}
+VZ_CONF = """\
+VIRTUOZZO=yes
+LOCKDIR=/vz/lock
+DUMPDIR=/vz/dump
+TEMPLATE=/vz/template
+VE_ROOT=/vz/root/$VEID
+VE_PRIVATE=/vz/private/$VEID
+VE_LAYOUT=overlay
+LOGFILE=/var/lib/vzctl/vzctl.log
+NAMESERVER=192.0.2.53
+LOCAL_UID={uid}
+CGROUP_PARENT=vz/{name}
+"""
+
+
+class Node:
+    """``with Node() as node: node.run("vzctl", …)``"""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name or f"{os.getpid()}-{os.urandom(2).hex()}"
+        self.home = SCRATCH / f"{PREFIX}{self.name}"
+        self.cgroup_parent = f"vz/{PREFIX}{self.name}"
+        self.holder: subprocess.Popen[bytes] | None = None
+        self.saved: dict[str, str] = {}
+
+    def __enter__(self) -> Node:
+        clear_stale()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        for name in ("etc", "vz/root", "vz/private", "vz/lock", "vz/dump", "vz/template", "state", "run"):
+            (self.home / name).mkdir(parents=True, exist_ok=True)
+        self.home.chmod(0o755)
+        shutil.copytree(TREE / "etc", self.home / "etc", symlinks=True, dirs_exist_ok=True)
+        for name in ("conf", "names", "dists"):
+            (self.home / "etc" / name).mkdir(exist_ok=True)
+        uid = (10000 + int.from_bytes(os.urandom(2), "big") % 20000) * 65536
+        (self.home / "etc/vz.conf").write_text(VZ_CONF.format(uid=uid, name=f"{PREFIX}{self.name}"))
+        (self.home / "owner").write_text(f"{os.getpid()} {start_time(os.getpid())}\n")
+        templates = TREE / ".cache/templates"
+        templates.mkdir(parents=True, exist_ok=True)
+        for name, value in SYSCTLS.items():
+            path = Path("/proc/sys") / name
+            if path.exists() and int(path.read_text()) < value:
+                self.saved[name] = path.read_text().strip()
+                try:
+                    path.write_text(str(value))
+                except OSError:
+                    self.saved.pop(name)
+        script = f"""
+set -e
+mkdir -p /etc/vz /vz /run/vz /var/lib/vzctl /run/netns
+mount --bind {self.home}/etc /etc/vz
+mount --bind {self.home}/vz /vz
+mount --bind {self.home}/state /var/lib/vzctl
+mount -t tmpfs -o mode=755 vz-node /run/vz
+mount -t tmpfs -o mode=755 vz-node /run/netns
+mount --bind {templates} /vz/template
+hostname node
+ip link set lo up
+ip link add up0 type bridge
+ip addr add {ADDRESS4}/24 dev up0
+ip addr add {ADDRESS6}/64 dev up0 nodad
+ip link set up0 up
+sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+echo ready
+exec sleep infinity
+"""
+        argv = ["unshare", "--mount", "--net", "--uts", "--propagation", "private", "sh", "-c", script]
+        self.holder = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        assert self.holder.stdout is not None
+        if self.holder.stdout.readline().strip() != b"ready":
+            raise RuntimeError("the test node did not come up")
+        (self.home / "holder").write_text(f"{self.holder.pid} {start_time(self.holder.pid)}\n")
+
+    def argv(self, *argv: str) -> list[str]:
+        assert self.holder is not None
+        return ["nsenter", "-t", str(self.holder.pid), "-m", "-n", "-u", "--", *argv]
+
+    @property
+    def env(self) -> dict[str, str]:
+        path = f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {"PATH": path, "HOME": "/root", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+
+    def run(self, *argv: str, stdin: str | bytes = b"", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a command on the node; its output as text."""
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        done = subprocess.run(self.argv(*argv), input=data, capture_output=True, timeout=timeout, env=self.env)
+        return subprocess.CompletedProcess(
+            argv, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
+
+    def popen(self, *argv: str, **options: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.argv(*argv), env=self.env, **options)  # type: ignore[call-overload, no-any-return]
+
+    def path(self, name: str) -> Path:
+        """Return where *name*, a path of the node, is for the test: through the holder's root."""
+        assert self.holder is not None
+        return Path(f"/proc/{self.holder.pid}/root{name}")
+
+    def stop(self) -> None:
+        if self.holder is not None:
+            kill_cgroups(self.cgroup_parent)
+            self.holder.kill()
+            self.holder.wait()
+            if self.holder.stdout is not None:
+                self.holder.stdout.close()
+            self.holder = None
+        for name, value in self.saved.items():
+            Path("/proc/sys", name).write_text(value)
+        clear(self.home)
+
+
+def start_time(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def cgroup_dirs(parent: str) -> list[Path]:
+    return [path / parent for path in Path("/sys/fs/cgroup").glob("*/") if (path / parent).is_dir()] + (
+        [Path("/sys/fs/cgroup") / parent] if (Path("/sys/fs/cgroup") / parent / "cgroup.procs").exists() else []
+    )
+
+
+def kill_cgroups(parent: str) -> None:
+    """Kill what is below *parent* in the cgroup2 tree and remove its directories everywhere."""
+    for top in cgroup_dirs(parent):
+        if (top / "cgroup.kill").exists():
+            (top / "cgroup.kill").write_text("1")
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        left = cgroup_dirs(parent)
+        if not left:
+            return
+        for top in left:
+            for folder, _, _ in os.walk(top, topdown=False):
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    pass
+        time.sleep(0.02)
+
+
+def clear(home: Path) -> None:
+    """Remove the scratch directory of a node that is down; a background deleter may still be at work in it."""
+    for _ in range(50):
+        subprocess.run(["rm", "-rf", "--one-file-system", "--", str(home)], stderr=subprocess.DEVNULL)
+        if not home.exists():
+            return
+        time.sleep(0.1)
+
+
+def clear_stale() -> None:
+    """Clear away nodes whose owner is dead."""
+    for home in SCRATCH.glob(f"{PREFIX}*"):
+        try:
+            pid, start = (home / "owner").read_text().split()
+        except (OSError, ValueError):
+            continue
+        if start_time(int(pid)) == start:
+            continue
+        try:
+            holder, holder_start = (home / "holder").read_text().split()
+            if start_time(int(holder)) == holder_start:
+                os.kill(int(holder), signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+        kill_cgroups(f"vz/{home.name}")
+        clear(home)
