@@ -34,9 +34,7 @@ class ConfFile:
         self._lines = data.decode("utf-8", "surrogateescape").split("\n")
         self._values: dict[str, str] = {}
         self._changed = False
-        number = 0
-        for line in self._lines:
-            number += 1
+        for number, line in enumerate(self._lines, 1):
             text = line.strip()
             if text and text[0] != "#":
                 self._read_line(number, text)
@@ -182,7 +180,7 @@ class ConfFile:
 
 
 def _has_control(text: str) -> bool:
-    return any(char < " " and char != "\t" or char == "\x7f" for char in text)
+    return any((char < " " and char != "\t") or char == "\x7f" for char in text)
 
 
 def _would_run(value: str, with_veid: bool) -> bool:

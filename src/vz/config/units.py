@@ -44,7 +44,7 @@ def parse_size(text: str, default_unit: int = 1) -> int:
         unit = _SUFFIXES[word[-1].upper()]
         word = word[:-1]
     whole, dot, part = word.partition(".")
-    if not whole and not part or len(word) > 24 or not word.isascii():
+    if (not whole and not part) or len(word) > 24 or not word.isascii():
         raise ValueError(f"{text!r} is not a size")
     if (whole and not whole.isdigit()) or (part and not part.isdigit()):
         raise ValueError(f"{text!r} is not a size")
