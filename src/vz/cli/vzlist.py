@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 from vz.cli.main import Globals
-from vz.cli.vzlist_columns import BASE, BY_NAME, DISK, LISTS, PARTS, UBC_NAMES, Row, find
-from vz.config.ctconfig import CTConfig, load_ct
+from vz.cli.vzlist_columns import BASE, DISK, LISTS, PARTS, UBC_NAMES, Row, find, listed
+from vz.config.conffile import ConfFile
+from vz.config.ctconfig import load_ct
 from vz.config.nodeconfig import NodeConfig, load_node
-from vz.config.paths import CONF_DIR
+from vz.config.paths import CONF_DIR, RUN
 from vz.container.ct import Container
 from vz.container.ct import find as find_ct
 from vz.errors import InvalidConfig, VzError
@@ -50,7 +51,7 @@ class Failure(Exception):
 
 
 class Options:
-    __slots__ = ("flags", "fields", "fields_given", "sort", "patterns", "ids")
+    __slots__ = ("fields", "fields_given", "flags", "ids", "patterns", "sort")
 
     def __init__(self) -> None:
         self.flags: set[str] = set()
@@ -79,7 +80,7 @@ def _run(argv: list[str]) -> int:
         _write(1, HELP + "\n")
         return 0
     if "L" in asked.flags:
-        _write(1, "".join(f"{name:<15} {header:<15}".rstrip() + "\n" for name, header, _ in BASE))
+        _write(1, "".join(f"{name:<15} {header:<15}\n" for name, header in listed()))
         return 0
     fields = check_fields(asked)
     if os.geteuid() != 0:
@@ -116,6 +117,8 @@ def parse(argv: list[str]) -> Options:
             letter = LONG.get(name, "")
             if not letter:
                 raise Failure(f"vzlist: unrecognized option '{_shown(word)}'")
+            if equals and letter not in WITH_VALUE:
+                raise Failure(f"vzlist: option '--{name}' doesn't allow an argument")
             if letter in WITH_VALUE and not equals:
                 if not words:
                     raise Failure(f"vzlist: option '{_shown(word)}' requires an argument")
@@ -155,12 +158,10 @@ def _take(asked: Options, letter: str, value: str) -> None:
 
 
 def check_fields(asked: Options) -> list[str]:
-    fields = [field for field in asked.fields.split(",") if field]
+    fields = asked.fields.removesuffix(",").split(",")
     for field in fields:
         if find(field) is None or ("j" in asked.flags and "." in field):
             raise Failure(f"Unknown field: {_shown(field)}")
-    if not fields:
-        raise Failure("Unknown field: ")
     key = asked.sort.removeprefix("-")
     if asked.sort and find(key) is None:
         raise Failure(f"Unknown field: {_shown(key)}")
@@ -183,13 +184,13 @@ def collect(node: NodeConfig, asked: Options) -> list[Row]:
         ids = running_ids()
     rows = []
     for ctid in ids:
-        if not os.path.exists(f"{CONF_DIR}/{ctid}.conf"):
-            continue
         try:
             conf = load_ct(ctid, node)
         except InvalidConfig:
-            conf = CTConfig({}, None)
+            conf = load_ct(ctid, node, ConfFile("", b""))  # the node's defaults alone
         row = Row(Container(ctid, node, conf))
+        if not row.running and not os.path.exists(f"{CONF_DIR}/{ctid}.conf"):
+            continue
         if not row.running and not os.path.isdir(row.ct.private):
             continue
         if not asked.ids:
@@ -208,7 +209,11 @@ def _matches(row: Row, patterns: dict[str, str]) -> bool:
     from fnmatch import fnmatchcase
 
     names = {"h": "hostname", "N": "name", "d": "description"}
-    return all(fnmatchcase(str(row.value(names[letter]) or ""), pattern) for letter, pattern in patterns.items())
+    for letter, pattern in patterns.items():
+        value = row.value(names[letter])
+        if value is None or not fnmatchcase(str(value), pattern):
+            return False  # what is not set matches nothing, not even "*"
+    return True
 
 
 def all_ids() -> list[int]:
@@ -222,7 +227,7 @@ def all_ids() -> list[int]:
 
 def running_ids() -> list[int]:
     try:
-        names = os.listdir("/run/vz")
+        names = os.listdir(RUN)
     except OSError:
         return []
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
@@ -263,12 +268,14 @@ def text(row: Row, field: str, whole: bool) -> str:
     value = raw(row, field)
     if name in LISTS:
         words = value or []
-        return (" ".join(words) if whole else "".join(words[:1])) or "-"
+        return _shown(" ".join(words) if whole else "".join(words[:1])) or "-"
     if name == "uptime":
         if not row.running:
             return "-"
         seconds = int(value)
         return f"{seconds // 86400:03d}d{seconds // 3600 % 24:02d}h:{seconds // 60 % 60:02d}m:{seconds % 60:02d}s"
+    if name == "disabled":
+        value = bool(value)  # yes or no, never a dash
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -281,22 +288,24 @@ def text(row: Row, field: str, whole: bool) -> str:
 def table(rows: list[Row], fields: list[str], header: bool, whole: bool) -> str:
     lines = []
     columns = [find(field) or ("", 0) for field in fields]
+    widths = [width for _, width in columns]
     if header:
-        lines.append(_line([title for title, _ in columns], [width for _, width in columns], False))
+        titles = [title.rjust(32) if title == "ORIGIN_SAMPLE" else title for title, _ in columns]  # as vzctl 4 has it
+        lines.append(_line(titles, widths))
     last = len(fields) - 1
     for row in rows:
-        cells = [text(row, field, whole or index == last) for index, field in enumerate(fields)]
-        lines.append(_line(cells, [width for _, width in columns], not whole))
+        cells = []
+        for index, field in enumerate(fields):
+            cell = text(row, field, whole or index == last)
+            if not whole and index != last and (widths[index] < 0 or field == "smart_name") and field != "layout":
+                cell = cell[: abs(widths[index])]
+            cells.append(cell)
+        lines.append(_line(cells, widths))
     return "".join(lines)
 
 
-def _line(cells: list[str], widths: list[int], cut: bool) -> str:
-    out = []
-    last = len(cells) - 1
-    for index, (cell, width) in enumerate(zip(cells, widths)):
-        if width < 0 and cut and index != last:
-            cell = cell[:-width]
-        out.append(cell.ljust(-width) if width < 0 else cell.rjust(width))
+def _line(cells: list[str], widths: list[int]) -> str:
+    out = [cell.ljust(-width) if width < 0 else cell.rjust(width) for cell, width in zip(cells, widths)]
     return " ".join(out).rstrip() + "\n"
 
 
@@ -313,6 +322,3 @@ def _shown(word: str) -> str:
     if word.isprintable():
         return word
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in word)
-
-
-__all__ = ["BY_NAME", "run"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from vz.config.paths import STATE
 from vz.container.ct import Container
 
 TYPE_CHECKING = False
@@ -24,7 +25,8 @@ DISK = {"diskspace": "DSPACE", "diskinodes": "DINODES"}
 
 # name: (header, width; negative is left-aligned)
 BASE: tuple[tuple[str, str, int], ...] = (
-    ("ctid", "CTID", 10), ("veid", "CTID", 10), ("vpsid", "CTID", 10), ("private", "PRIVATE", -32), ("root", "ROOT", -32),
+    ("ctid", "CTID", 10), ("veid", "CTID", 10), ("vpsid", "CTID", 10),
+    ("private", "PRIVATE", -32), ("root", "ROOT", -32),
     ("mount_opts", "MOUNT_OPTS", -16), ("origin_sample", "ORIGIN_SAMPLE", -32), ("hostname", "HOSTNAME", -32),
     ("name", "NAME", -32), ("smart_name", "SMARTNAME", 10), ("description", "DESCRIPTION", -32),
     ("ostemplate", "OSTEMPLATE", -32), ("ip", "IP_ADDR", -15), ("nameserver", "NAMESERVER", -15),
@@ -51,6 +53,16 @@ def find(field: str) -> tuple[str, int] | None:
     if (name in UBC_NAMES and part in PARTS) or (name in DISK and part in ("s", "h")):
         return f"{header}.{part.upper()}", width
     return None
+
+
+def listed() -> list[tuple[str, str]]:
+    """Return (name, header) of every column, those of the parts too, in the order of the table."""
+    found = []
+    for name, header, _ in BASE:
+        parts = "mblf" if name in UBC_NAMES else "sh" if name in DISK else ""
+        found.append((name, header))
+        found += [(f"{name}.{part}", f"{header}.{part.upper()}") for part in parts]
+    return found
 
 
 class Row:
@@ -98,6 +110,12 @@ class Row:
             return None
         if name in LISTS:
             return getattr(conf, name) or []
+        if name in ("cpulimit", "cpuunits") and self.running:
+            from vz.resources import usage
+
+            found = usage.cpu(ct)
+            if found is not None:
+                return found[name == "cpuunits"]
         return getattr(conf, name)
 
     def _addresses(self) -> list[str]:
@@ -105,7 +123,7 @@ class Row:
         if not self.running:
             return text
         try:
-            with open(f"/var/lib/vzctl/veip/{self.ct.ctid}", encoding="ascii") as file:
+            with open(f"{STATE}/veip/{self.ct.ctid}", encoding="ascii") as file:
                 return file.read().split()[::-1]
         except OSError:
             return []
@@ -126,7 +144,13 @@ class Row:
         value = getattr(self.ct.conf, name) if name.upper() in self.ct.conf.values else None
         unlimited = 9223372036854775807
         barrier, limit = value or (unlimited, unlimited)
-        held, maxheld, failed = self._usage(name) if self.running else (0, 0, 0)
+        if not self.running:
+            return 0, 0, barrier, limit, 0
+        if name == "numproc":  # there always is one, said or not
+            from vz.resources import usage
+
+            barrier = limit = usage.numproc_limit(self.ct) or limit
+        held, maxheld, failed = self._usage(name)
         return held, maxheld, barrier, limit, failed
 
     def _usage(self, name: str) -> tuple[int, int, int]:

@@ -9,9 +9,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 STRINGS = frozenset(
-    "private root mount_opts origin_sample hostname name description ostemplate netfilter layout status".split()
+    [
+        "private",
+        "root",
+        "mount_opts",
+        "origin_sample",
+        "hostname",
+        "name",
+        "description",
+        "ostemplate",
+        "netfilter",
+        "layout",
+        "status",
+    ]
 )
-ZERO_WHEN_UNSET = frozenset("cpus ioprio iolimit iopslimit vm_overcommit".split())
+ZERO_WHEN_UNSET = frozenset(["cpus", "ioprio", "iolimit", "iopslimit", "vm_overcommit"])
 PARTS = ("held", "maxheld", "barrier", "limit", "failcnt")
 
 
@@ -38,7 +50,7 @@ def member(row: Row, name: str) -> str:
     if name in ("features", "capability"):
         return nested({key: bool(on) for key, on in value.items()}) if value else "null"
     if name == "uptime":
-        return f"{value:.3f}" if value else "0"
+        return f"{value:.3f}"
     if name == "laverage":
         return "[" + ", ".join(f"{number:.2f}" for number in value) + "]" if value else "null"
     if name in ("vswap", "disabled"):
@@ -67,10 +79,12 @@ def quote(text: str) -> str:
         code = ord(char)
         if char in '"\\':
             out.append("\\" + char)
-        elif code < 32 or code == 127:
-            out.append(f"\\u{code:04x}")
         elif 0xD800 <= code <= 0xDFFF:
             out.append("\\ufffd")
-        else:
+        elif char.isprintable():
             out.append(char)
+        elif code < 0x10000:  # controls, C1 among them, and marks that turn the direction of a line
+            out.append(f"\\u{code:04x}")
+        else:
+            out.append(f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}")
     return "".join([*out, '"'])

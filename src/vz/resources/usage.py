@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vz.config.units import UNLIMITED
 from vz.container.ct import Container
 from vz.kernel import cgroup
 from vz.resources.groups import limit_dir
@@ -76,3 +77,32 @@ def _stat_pages(ct: Container, word: str) -> tuple[int, int, int]:
         return 0, 0, 0
     held = _event(path, "memory.stat", word) // PAGE
     return held, held, 0
+
+
+def cpu(ct: Container) -> tuple[int, int] | None:
+    """Return (limit in per cent of one CPU, 0 for none; CPU units) as the kernel has them, or None."""
+    version, path = limit_dir(ct, "cpu")
+    try:
+        if version == 2:
+            quota, _, period = cgroup.read(path, "cpu.max").partition(" ")
+            limit = 0 if quota == "max" else round(int(quota) * 100 / int(period))
+            return limit, int(cgroup.read(path, "cpu.weight")) * 10
+        if version == 1:
+            quota_us = _number(path, "cpu.cfs_quota_us")
+            limit = 0 if quota_us <= 0 else round(quota_us * 100 / int(cgroup.read(path, "cpu.cfs_period_us")))
+            return limit, round(int(cgroup.read(path, "cpu.shares")) / 1.024)
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    return None
+
+
+def numproc_limit(ct: Container) -> int | None:
+    """Return how many processes the CT may have; None where the kernel does not count them."""
+    version, path = limit_dir(ct, "pids")
+    if not version:
+        return None
+    try:
+        text = cgroup.read(path, "pids.max")
+        return UNLIMITED if text == "max" else int(text)
+    except (OSError, ValueError):
+        return None
