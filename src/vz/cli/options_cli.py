@@ -64,6 +64,8 @@ def parse_options(
         raise BadSyntax(f"Invalid extra arguments: {' '.join(shown(word) for word in stray)}")
     if command == "set":
         check_together(values, flags)
+    elif "local_gid" in values and values.setdefault("local_uid", values["local_gid"]) != values["local_gid"]:
+        raise BadValue("Bad parameter for --local_gid: it must be the same as --local_uid")
     return values, flags, []
 
 

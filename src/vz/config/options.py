@@ -171,9 +171,17 @@ GENERAL = (
         "ID",
         "First host id of the CT's own range; 0: taken from the node's pool.",
         "create",
+        set=values.set_first_id,
     ),
     Option(
-        "local_gid", "LOCAL_GID", "--local_gid", _number(0, 4294901760), "ID", "The same number as LOCAL_UID.", "create"
+        "local_gid",
+        "LOCAL_GID",
+        "--local_gid",
+        _number(0, 4294901760),
+        "ID",
+        "The same number as LOCAL_UID.",
+        "create",
+        set=values.set_first_id,
     ),
     Option(
         "local_uid_count", "LOCAL_UID_COUNT", "", _number(65536, 1 << 30), "N", "Length of that range; 65536.", "create"

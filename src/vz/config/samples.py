@@ -7,7 +7,8 @@ import os
 from vz.config.conffile import ConfFile
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
-from vz.errors import ExitCode, VzError
+from vz.config.units import parse_word
+from vz.errors import ExitCode, InvalidConfig, VzError
 
 # identity of one CT, never taken over from a sample by ``set --applyconfig``
 KEPT = frozenset("HOSTNAME IP_ADDR OSTEMPLATE VE_ROOT VE_PRIVATE DESCRIPTION LOCAL_UID LOCAL_GID NAME".split())
@@ -15,13 +16,17 @@ KEPT = frozenset("HOSTNAME IP_ADDR OSTEMPLATE VE_ROOT VE_PRIVATE DESCRIPTION LOC
 
 def read_sample(name: str, code: int) -> ConfFile:
     """Return sample *name*; VzError with *code* when it cannot be had."""
-    if not name or "/" in name or name.startswith(".") or not name.isprintable():
-        raise VzError(f"Bad sample name {name!r}", code)
+    try:
+        parse_word(name)
+    except ValueError:
+        raise VzError(f"Bad sample name {name!r}", code) from None
     path = f"{CONF_DIR}/ve-{name}.conf-sample"
     try:
         return ConfFile.read(path)
     except OSError as exc:
         raise VzError(f"Unable to read sample configuration {path}: {exc.strerror}", code) from exc
+    except InvalidConfig as exc:
+        raise VzError(f"Unable to read sample configuration {exc}", code) from exc
 
 
 def for_create(ctid: int, node: NodeConfig, name: str | None) -> ConfFile:
@@ -36,7 +41,9 @@ def for_create(ctid: int, node: NodeConfig, name: str | None) -> ConfFile:
             raise VzError(
                 f"Configuration file {path} already exists: remove it, or leave --config out", ExitCode.CP_CONFIG
             )
-        return ConfFile.read(path).copy(path)
+        kept = ConfFile.read(path).copy(path)
+        kept.warnings.append(f"WARNING: {path} exists: its values are kept, no sample is applied")
+        return kept
     name = name or node.configfile
     if not name:
         return ConfFile(path)

@@ -254,6 +254,14 @@ def parse_meminfo(text: str) -> str:
     return text
 
 
+def set_first_id(text: str) -> int:
+    """Return the first host id of a CT's range, or 0 for one of the pool; never ids that users of the node have."""
+    first = units.parse_count(text, 0, 4294901760)
+    if 0 < first < 65536:
+        raise Refused("the node's own users have ids below 65536")
+    return first
+
+
 def parse_userpasswd(text: str) -> tuple[str, str]:
     """Return (user, password); the ValueError never shows the password."""
     user, colon, password = text.partition(":")

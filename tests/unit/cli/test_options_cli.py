@@ -131,6 +131,13 @@ def test_create_takes_what_it_documents() -> None:
     }
 
 
+def test_id_ranges_are_one_for_users_and_groups_and_not_the_nodes() -> None:
+    assert parse_options(["--local_gid", "65536"], None, "create")[0] == {"local_gid": 65536, "local_uid": 65536}
+    assert fails(["--local_gid", "65536", "--local_uid", "131072"], "create")[0] == 21
+    assert fails(["--local_uid", "1000"], "create")[0] == 21
+    assert parse_options(["--local_uid", "0"], None, "create")[0] == {"local_uid": 0}
+
+
 BAD_VALUES = [
     ("--onboot", "maybe"),
     ("--bootorder", "1.5"),
