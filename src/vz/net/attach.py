@@ -53,7 +53,7 @@ def attach(ct: Container, init_pid: int, record: Record) -> None:
         record.netifs.append((device, VENET))
     for netif in netifs:
         complete(ct, netif)
-        host += veth_lines(netif, init_pid)
+        host += veth_lines(ct, netif, init_pid)
         record.netifs.append((netif.host_ifname, netif.ifname))
     for name in netdevs:
         if not device_exists(name):
@@ -117,9 +117,24 @@ def release(ct: Container, addresses: list[str]) -> None:
 def venet_lines(ct: Container, init_pid: int) -> list[str]:
     device, mac = table.host_name(ct.ctid), venet_mac(ct.ctid)
     return [
-        f"link add name {device} address {mac} type veth peer name {VENET} address {mac} netns {init_pid}",
+        f"link add name {device} index {host_index(ct.ctid, 0)} address {mac} type veth "
+        f"peer name {VENET} index {inside_index(ct.ctid, 0)} address {mac} netns {init_pid}",
         f"link set {device} arp off addrgenmode none up",
     ]
+
+
+def inside_index(ctid: int, number: int) -> int:
+    """Return the ifindex of interface *number* of a CT: one that no device of any node has.
+
+    CRIU restores a link with its old index through a socket of the node's network namespace, where the kernel takes a
+    device with that index for the one to change (EOPNOTSUPP).  The small numbers are the node's own devices.
+    """
+    return (1 << 30) + (ctid * 16 + number) % (1 << 29)
+
+
+def host_index(ctid: int, number: int) -> int:
+    """Return the ifindex of the node's end: the kernel heeds the inner one only where this one is given too."""
+    return inside_index(ctid, number) - (1 << 29)
 
 
 def venet_mac(ctid: int) -> str:
@@ -145,10 +160,16 @@ def host_route_lines(ct: Container, device: str, addresses: list[str]) -> list[s
     return lines
 
 
-def veth_lines(netif: Netif, init_pid: int) -> list[str]:
+def veth_lines(ct: Container, netif: Netif, init_pid: int) -> list[str]:
+    """Return the lines that make a bridged interface."""
+    number = 1 + sum(map(ord, netif.ifname)) % 15
+    taken = [1 + sum(map(ord, other.ifname)) % 15 for other in ct.conf.netif or [] if other.ifname != netif.ifname]
+    outer = inner = ""
+    if number not in taken:
+        outer, inner = f"index {host_index(ct.ctid, number)} ", f"index {inside_index(ct.ctid, number)} "
     lines = [
-        f"link add name {netif.host_ifname} address {netif.host_mac} type veth "
-        f"peer name {netif.ifname} address {netif.mac} netns {init_pid}"
+        f"link add name {netif.host_ifname} {outer}address {netif.host_mac} type veth "
+        f"peer name {netif.ifname} {inner}address {netif.mac} netns {init_pid}"
     ]
     if netif.bridge:
         lines.append(f"link set {netif.host_ifname} master {netif.bridge}")
@@ -288,7 +309,7 @@ def add_netif(ct: Container, record: Record, netif: Netif) -> None:
     complete(ct, netif)
     record.netifs.append((netif.host_ifname, netif.ifname))
     record.save()
-    _run(veth_lines(netif, record.init_pid), None, ExitCode.VETH_ERROR)
+    _run(veth_lines(ct, netif, record.init_pid), None, ExitCode.VETH_ERROR)
     table.add_netif(netif)
 
 
