@@ -106,7 +106,7 @@ def test_bridged_interfaces_are_held_to_their_mac(vz: Vz, new_ct) -> None:  # ty
 
 
 def test_a_host_device_moves_in_and_comes_back(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
-    vz.run("ip", "link", "add", "gift0", "type", "bridge")
+    vz.run("ip", "link", "add", "gift0", "type", "veth", "peer", "name", "gift1")
     try:
         ctid = new_ct("--netdev_add", "gift0")
         assert "gift0" in vz("exec", ctid, "ip link").stdout

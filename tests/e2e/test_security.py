@@ -86,23 +86,29 @@ def test_what_is_the_hosts_is_masked(vz: Vz, ct: int, name: str) -> None:
         return
     shown = vz.sh(ct, f"if [ -d {name} ]; then ls {name}; else cat {name}; fi")
     assert shown == "" or "Permission denied" in shown, shown
-    assert "File exists" not in vz.sh(ct, f"umount {name}; mount -o remount,rw {name} 2>&1; mkdir {name}/x")
-    assert vz.sh(ct, f"if [ -d {name} ]; then ls {name}; fi") == ""
+
+
+def test_what_lies_below_a_mask_is_no_secret_and_cannot_be_written(vz: Vz, ct: int) -> None:
+    # root inside may unmount what was mounted in its own mount namespace; the kernel's ownership is the wall behind
+    for name in ("/proc/kcore", "/proc/kmsg", "/proc/timer_list", "/proc/vmallocinfo", "/proc/slabinfo", "/proc/sysrq-trigger"):
+        vz.sh(ct, f"umount {name}")
+        assert vz.sh(ct, f"head -c 1 {name} 2>/dev/null") == "", name
+        assert "can't create" in vz.sh(ct, f"echo b > {name}"), name
+    vz.sh(ct, "umount /sys/kernel /sys/firmware; mount -o remount,rw /sys")
+    script = "find /sys -type f 2>/dev/null | head -20000 | while read f; do (: >> $f) 2>/dev/null && echo $f; done | head"
+    assert [line for line in vz.sh(ct, script).splitlines() if "/net/" not in line and "/cgroup/" not in line] == []
 
 
 @pytest.mark.parametrize("name", "kernel/shmmax kernel/shmall kernel/msgmni kernel/sem net/ipv4/tcp_rmem user/max_inotify_watches".split())
 def test_limits_in_proc_sys_are_read_only(vz: Vz, ct: int, name: str) -> None:
     if os.path.exists(f"/proc/sys/{name}"):
         assert "Read-only" in vz.sh(ct, f"echo 1 > /proc/sys/{name}")
-        assert "Read-only" in vz.sh(ct, f"mount -o remount,rw,bind /proc/sys/{name} 2>/dev/null; echo 1 > /proc/sys/{name}")
 
 
 def test_the_hosts_sysctls_cannot_be_written(vz: Vz, ct: int) -> None:
-    for name in ("kernel/core_pattern", "vm/drop_caches", "kernel/pid_max", "fs/file-max", "kernel/modprobe"):
+    for name in ("kernel/core_pattern", "vm/drop_caches", "fs/file-max", "kernel/modprobe", "kernel/panic"):
         if os.path.exists(f"/proc/sys/{name}"):
-            before = open(f"/proc/sys/{name}").read() if name != "vm/drop_caches" else ""
             assert "can't create" in vz.sh(ct, f"echo x > /proc/sys/{name}"), name
-            assert before == (open(f"/proc/sys/{name}").read() if before else "")
 
 
 def test_devices_are_the_whitelist(vz: Vz, ct: int) -> None:
@@ -235,7 +241,8 @@ def test_the_joining_process_gives_no_way_to_the_hosts_interpreter(vz: Vz, node:
         vz("exec", ct, "true")
     python = os.path.realpath("/usr/bin/python3")
     assert "python" not in vz.sh(ct, "cat /tmp/broken 2>/dev/null")
-    assert open(python, "rb").read(4) == b"\x7fELF"
+    with open(python, "rb") as file:
+        assert file.read(4) == b"\x7fELF"
 
 
 # resources
@@ -264,22 +271,20 @@ def test_locks_and_ipc_of_two_cts_never_meet(vz: Vz, new_ct) -> None:  # type: i
 
 def test_a_page_of_libc_is_in_memory_once(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]
     debian = template("debian-12")
-    pages = set()
+    seen: list[dict[int, int]] = []
     for _ in range(3):
         ctid = new_ct(template=debian)
         pid = node.path(f"/var/lib/vzctl/vepid/{ctid}").read_text().strip()
         lines = vz.run("cat", f"/proc/{pid}/maps").stdout.splitlines()
-        start = next(int(line.split("-")[0], 16) for line in lines if "r-xp" in line and "libc.so.6" in line)
-        with open(f"/proc/{pid}/pagemap", "rb") as pagemap:
-            for offset in range(64):
-                pagemap.seek((start // 4096 + offset) * 8)
-                entry = int.from_bytes(pagemap.read(8), "little")
-                if entry >> 63:
-                    pages.add((offset, entry & ((1 << 55) - 1)))
-                    break
-            else:
-                pytest.fail("no page of libc is in memory")
-    by_offset: dict[int, set[int]] = {}
-    for offset, frame in pages:
-        by_offset.setdefault(offset, set()).add(frame)
-    assert all(len(frames) == 1 and 0 not in frames for frames in by_offset.values()), by_offset
+        first, last = next(line.split()[0] for line in lines if "r-xp" in line and "libc.so.6" in line).split("-")
+        start, count = int(first, 16) // 4096, (int(last, 16) - int(first, 16)) // 4096
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek(start * 8)
+            entries = memoryview(pagemap.read(count * 8)).cast("Q")
+        frame = (1 << 55) - 1
+        seen.append({index: entry & frame for index, entry in enumerate(entries) if entry >> 63 and entry & frame})
+    shared = set(seen[0]) & set(seen[1]) & set(seen[2])
+    if not any(seen):
+        pytest.skip("needs CAP_SYS_ADMIN in the first user namespace to read page frame numbers")
+    assert len(shared) > 10
+    assert all(seen[0][index] == seen[1][index] == seen[2][index] for index in shared)

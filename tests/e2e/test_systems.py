@@ -57,7 +57,7 @@ set -e
 rm -rf /vz/repo; mkdir -p /vz/repo/p/DEBIAN /vz/repo/p/usr/bin
 printf 'Package: vz-hello\\nVersion: 1.0\\nArchitecture: all\\nMaintainer: t <t@example.com>\\nDescription: test\\n' > /vz/repo/p/DEBIAN/control
 printf '#!/bin/sh\\necho hello\\n' > /vz/repo/p/usr/bin/vz-hello; chmod 4755 /vz/repo/p/usr/bin/vz-hello
-dpkg-deb -q --build /vz/repo/p /vz/repo/vz-hello.deb; cd /vz/repo; rm -rf p
+dpkg-deb --build /vz/repo/p /vz/repo/vz-hello.deb; cd /vz/repo; rm -rf p
 size=$(stat -c %s vz-hello.deb); sum=$(sha256sum vz-hello.deb | cut -d' ' -f1)
 printf 'Package: vz-hello\\nVersion: 1.0\\nArchitecture: all\\nMaintainer: t <t@example.com>\\nFilename: ./vz-hello.deb\\nSize: %s\\nSHA256: %s\\nDescription: test\\n' $size $sum > Packages
 """

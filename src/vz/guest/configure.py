@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 
 from vz.config.netif import Netif
-from vz.guest import debian, files, redhat
+from vz.guest import debian, files, networkd, redhat
 
 FIFO = "/.vzfifo"
 WAIT_LINE = f"vz:2345:once:touch {FIFO}\n"
+OLD_HOSTS_MARK = "# Auto-generated hostname. Please do not remove this comment."
 
 
 class GuestConfig:
     """What to write; empty means: leave the file alone."""
 
-    __slots__ = ("hostname", "addresses", "nameservers", "searchdomains", "netifs")
+    __slots__ = ("addresses", "hostname", "nameservers", "netifs", "searchdomains")
 
     def __init__(self) -> None:
         self.hostname = ""
@@ -42,13 +43,12 @@ def configure(config: GuestConfig) -> list[str]:
     kind = family()
     steps = [_machine_id]
     if config.hostname:
-        steps += [lambda: _hostname(config, kind), lambda: _hosts(config)]
+        steps += [lambda: _hostname(config), lambda: _hosts(config)]
     if config.nameservers or config.searchdomains:
         steps.append(lambda: _resolv_conf(config))
-    if config.addresses:
-        steps.append(lambda: _interfaces(config, kind))
+    steps += [lambda: _ifupdown(config, kind), lambda: _ifcfg(config, kind), lambda: _network_services(config)]
     if not os.path.exists("/dev/tty1"):
-        steps.append(_inittab)
+        steps += [_inittab, _upstart_consoles]
     failed = []
     for step in steps:
         try:
@@ -99,17 +99,15 @@ def enable_wait() -> None:
 
 def _machine_id() -> None:
     """An empty or absent /etc/machine-id gets 32 random hex digits where a systemd or dbus will look for it."""
-    if not (os.path.isdir("/usr/lib/systemd") or os.path.isdir("/lib/systemd") or os.path.exists("/usr/bin/dbus-daemon")):
+    if not any(os.path.exists(path) for path in ("/usr/lib/systemd", "/lib/systemd", "/usr/bin/dbus-daemon")):
         return
     text = files.read("/etc/machine-id")
     if text is None or text.strip() in ("", "uninitialized"):
         files.write("/etc/machine-id", os.urandom(16).hex() + "\n", 0o444)
 
 
-def _hostname(config: GuestConfig, kind: str) -> None:
+def _hostname(config: GuestConfig) -> None:
     files.write("/etc/hostname", config.hostname + "\n")
-    if kind == "redhat" and os.path.exists("/etc/sysconfig/network"):
-        files.write("/etc/sysconfig/network", redhat.network_file(files.read("/etc/sysconfig/network") or "", config.hostname))
 
 
 def _hosts(config: GuestConfig) -> None:
@@ -121,10 +119,19 @@ def hosts_text(old: str, hostname: str, addresses: list[str]) -> str:
     address = next((a for a in addresses if ":" not in a), addresses[0] if addresses else "127.0.1.1")
     short = hostname.partition(".")[0]
     names = hostname if short == hostname else f"{hostname} {short}"
-    kept = debian.without_block(old)
-    if not any(line.split()[:1] == ["127.0.0.1"] for line in kept.splitlines()):
+    kept = _without_old_name(debian.without_block(old))
+    if not any(line.split()[:1] == ["127.0.0.1"] for line in kept.split("\n")):
         kept = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n" + kept
     return debian.with_block(kept, f"{address} {names}\n")
+
+
+def _without_old_name(text: str) -> str:
+    """Return /etc/hosts without the comment and the line after it by which OpenVZ named the CT."""
+    lines = text.split("\n")
+    if OLD_HOSTS_MARK in lines:
+        at = lines.index(OLD_HOSTS_MARK)
+        del lines[at : at + 2]
+    return "\n".join(lines)
 
 
 def _resolv_conf(config: GuestConfig) -> None:
@@ -135,20 +142,46 @@ def _resolv_conf(config: GuestConfig) -> None:
     files.write("/etc/resolv.conf", "\n".join(lines) + "\n")
 
 
-def _interfaces(config: GuestConfig, kind: str) -> None:
-    if kind == "redhat":
-        folder = "/etc/sysconfig/network-scripts"
-        wanted = redhat.interface_files(config.addresses)
-        for name in os.listdir(folder):
-            if name.startswith("ifcfg-venet0") and name not in wanted:
-                os.unlink(f"{folder}/{name}")
-        for name, text in wanted.items():
-            files.write(f"{folder}/{name}", text)
-    elif kind == "debian" and os.path.isdir("/etc/network"):
-        old = files.read("/etc/network/interfaces") or ""
-        files.write("/etc/network/interfaces", debian.interfaces(old, config.addresses))
-    if os.path.isdir("/etc/systemd/network"):
-        files.write("/etc/systemd/network/10-venet0.network", debian.networkd(config.addresses))
+def _ifupdown(config: GuestConfig, kind: str) -> None:
+    path = "/etc/network/interfaces"
+    if kind == "debian" and os.path.isdir("/etc/network"):
+        old = files.read(path)
+        if old is not None or config.addresses:
+            files.write(path, debian.interfaces(old or "", config.addresses))
+
+
+def _ifcfg(config: GuestConfig, kind: str) -> None:
+    if kind != "redhat":
+        return
+    wanted = redhat.interface_files(config.addresses) if os.path.isdir(redhat.FOLDER) else {}
+    for name in os.listdir(redhat.FOLDER) if os.path.isdir(redhat.FOLDER) else ():
+        if redhat.is_ours(name) and name not in wanted:
+            files.remove(f"{redhat.FOLDER}/{name}")
+    for name, text in wanted.items():
+        files.write(f"{redhat.FOLDER}/{name}", text)
+    old = files.read(redhat.NETWORK_FILE)
+    if wanted or old is not None:  # the host name of RHEL 5 and 6 is there, too
+        files.write(redhat.NETWORK_FILE, redhat.network_file(old or "", config.hostname, config.addresses))
+
+
+def _network_services(config: GuestConfig) -> None:
+    """systemd-networkd and NetworkManager, of whatever distribution."""
+    for folder, path, text in (
+        (networkd.FOLDER, networkd.FILE, networkd.network_file(config.addresses)),
+        (networkd.NM_FOLDER, networkd.NM_FILE, networkd.unmanaged_file()),
+    ):
+        if not os.path.isdir(folder):
+            continue
+        if config.addresses:
+            files.write(path, text)
+        else:
+            files.remove(path)
+
+
+def _upstart_consoles() -> None:
+    old = files.read(redhat.INIT_FILE)
+    if old:
+        files.write(redhat.INIT_FILE, redhat.init_file(old))
 
 
 def _inittab() -> None:
@@ -162,8 +195,9 @@ def _inittab() -> None:
 def without_gettys(old: str) -> str:
     """Return an inittab whose getty lines on tty1..tty9 are comments."""
     lines = []
-    for line in old.splitlines(keepends=True):
+    for line in old.split("\n"):
         fields = line.split(":")
-        is_getty = len(fields) >= 4 and "getty" in fields[3] and any(f"tty{n}" in fields[3].split() for n in range(1, 10))
-        lines.append("#vz# " + line if is_getty and not line.startswith("#") else line)
-    return "".join(lines)
+        words = fields[3].split() if len(fields) >= 4 and not line.startswith("#") else []
+        is_getty = bool(words) and "getty" in words[0] and any(f"tty{number}" in words for number in range(1, 10))
+        lines.append("#vz# " + line if is_getty else line)
+    return "\n".join(lines)

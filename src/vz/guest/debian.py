@@ -1,4 +1,4 @@
-"""Network files of the Debian family: ifupdown's ``interfaces`` and systemd-networkd's ``.network``; text to text."""
+"""ifupdown's /etc/network/interfaces (Debian family, Alpine), and the marks around what is ours; text to text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ END = "# END vz\n"
 
 
 def without_block(text: str) -> str:
-    """Return *text* without the block between our marks."""
+    """Return *text* without the block between our marks; a first mark without its second takes only itself along."""
     start = text.find(BEGIN)
     if start < 0:
         return text
     end = text.find(END, start)
-    return text[:start] if end < 0 else text[:start] + text[end + len(END) :]
+    return text[:start] + text[start + len(BEGIN) if end < 0 else end + len(END) :]
 
 
 def with_block(text: str, block: str) -> str:
@@ -26,10 +26,12 @@ def interfaces(old: str, addresses: list[str]) -> str:
     """Return /etc/network/interfaces with venet0; stanzas of others for it go, all the rest stays.
 
     ``manual`` and idempotent commands: the addresses are there already when networking starts, and
-    ``ifdown venet0; ifup venet0`` inside brings them back.
+    ``ifdown venet0; ifup venet0`` inside brings them back.  No address, no venet0: a stanza for it would fail.
     """
     kept = _without_stanzas(without_block(old), "venet0")
-    if not any(line.split()[:2] == ["iface", "lo"] for line in kept.splitlines()):
+    if not addresses:
+        return kept
+    if not any(line.split()[:2] == ["iface", "lo"] for line in kept.split("\n")):
         kept = "auto lo\niface lo inet loopback\n\n" + kept
     block = ["auto venet0", "iface venet0 inet manual", "\tup ip link set venet0 up"]
     for address in addresses:
@@ -44,28 +46,24 @@ def interfaces(old: str, addresses: list[str]) -> str:
     return with_block(kept, "\n".join(block) + "\n")
 
 
-def networkd(addresses: list[str]) -> str:
-    """Return the .network file that keeps systemd-networkd, where it is on, at the same addresses."""
-    lines = ["[Match]", "Name=venet0", "", "[Network]", "LinkLocalAddressing=no", "IPv6AcceptRA=no", "KeepConfiguration=yes"]
-    lines += [f"Address={address}/{128 if ':' in address else 32}" for address in addresses]
-    for version, zero in ((4, "0.0.0.0/0"), (6, "::/0")):
-        if any((":" in address) == (version == 6) for address in addresses):
-            lines += ["", "[Route]", f"Destination={zero}", "Scope=link"]
-    return "\n".join(lines) + "\n"
-
-
 def _without_stanzas(text: str, device: str) -> str:
-    """Drop ``auto``, ``allow-…`` and ``iface`` stanzas of *device* and its aliases."""
+    """Drop *device* and its aliases from ``auto`` and ``allow-…`` lines, and their ``iface``, ``mapping`` stanzas."""
     lines = []
     dropping = False
-    for line in text.splitlines(keepends=True):
+    for line in text.split("\n"):
         words = line.split()
-        if words and (words[0] in ("auto", "iface", "mapping", "source", "source-directory") or words[0].startswith("allow-")):
-            mine = len(words) > 1 and (words[1] == device or words[1].startswith(f"{device}:"))
-            dropping = mine and words[0] == "iface"
-            if mine:
-                continue
+        first = words[0] if words else ""
+        if first == "auto" or first.startswith(("allow-", "no-auto-down", "no-scripts")):
+            dropping = False
+            others = [word for word in words[1:] if word != device and not word.startswith(f"{device}:")]
+            if len(others) < len(words) - 1:
+                if not others:
+                    continue
+                line = " ".join([first, *others])
+        elif first in ("iface", "mapping", "source", "source-directory", "rename", "template"):
+            dropping = first in ("iface", "mapping") and len(words) > 1 and words[1].partition(":")[0] == device
         elif dropping and words and not line.startswith("#"):
             continue
-        lines.append(line)
-    return "".join(lines)
+        if not (dropping and first in ("iface", "mapping")):
+            lines.append(line)
+    return "\n".join(lines)

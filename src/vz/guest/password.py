@@ -33,10 +33,11 @@ def set_password(user: str, hashed: str) -> None:
     """Give *user* the password whose hash is *hashed*, in the root that this process is in.
 
     Raises:
-        LookupError: the CT has no such user, or keeps no passwords.
+        LookupError: the CT has no such user.
+        OSError: a file is not what it must be, or there is no room.
     """
     passwd = files.read("/etc/passwd") or ""
-    if not any(line.split(":")[0] == user for line in passwd.splitlines()):
+    if not any(line.split(":")[0] == user for line in passwd.split("\n")):
         raise LookupError(f"the container has no user {user}")
     shadow = files.read("/etc/shadow")
     if shadow is None:
@@ -44,18 +45,19 @@ def set_password(user: str, hashed: str) -> None:
         files.write("/etc/passwd", text)
         return
     days = str(int(time.time()) // 86400)
-    if not any(line.split(":")[0] == user for line in shadow.splitlines()):
+    if not any(line.split(":")[0] == user for line in shadow.split("\n")):
+        shadow = shadow + ("\n" if shadow and not shadow.endswith("\n") else "")
         shadow += f"{user}:*:{days}:0:99999:7:::\n"
     files.write("/etc/shadow", _replaced(shadow, user, hashed, days), 0o640)
 
 
 def _replaced(text: str, user: str, hashed: str, days: str | None) -> str:
     lines = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         fields = line.split(":")
         if fields[0] == user and len(fields) > 1:
             fields[1] = hashed
             if days is not None and len(fields) > 2:
                 fields[2] = days
         lines.append(":".join(fields))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

@@ -23,6 +23,7 @@ VENET = "venet0"
 IP_DIR = f"{RUN}/ip"
 VEIP_DIR = f"{STATE}/veip"
 IGNORED = ("0.0.0.0", "::")
+PORT_MAC = "FE:FF:FF:FF:FF:FF"
 
 
 def usable_addresses(ct: Container) -> list[str]:
@@ -46,6 +47,7 @@ def attach(ct: Container, init_pid: int, record: Record) -> None:
     inside: list[str] = []
     if addresses:
         claim(ct, addresses)
+        save_veip(ct, addresses)  # before anything is made: who clears up after us looks there
         device = table.host_name(ct.ctid)
         host += venet_lines(ct, init_pid)
         inside += [f"link set {VENET} arp off addrgenmode none", f"link set {VENET} up"]
@@ -167,8 +169,10 @@ def veth_lines(ct: Container, netif: Netif, init_pid: int) -> list[str]:
     outer = inner = ""
     if number not in taken:
         outer, inner = f"index {host_index(ct.ctid, number)} ", f"index {inside_index(ct.ctid, number)} "
+    # a bridge keeps what is for a port's own MAC: the node's end must not share the CT's
+    host_mac = netif.host_mac if netif.host_mac != netif.mac else PORT_MAC
     lines = [
-        f"link add name {netif.host_ifname} {outer}address {netif.host_mac} type veth "
+        f"link add name {netif.host_ifname} {outer}address {host_mac} type veth "
         f"peer name {netif.ifname} {inner}address {netif.mac} netns {init_pid}"
     ]
     if netif.bridge:
@@ -186,7 +190,7 @@ def complete(ct: Container, netif: Netif) -> None:
 
 
 def finish_host_side(ct: Container, addresses: list[str]) -> None:
-    """Filter, forwarding, announcements and the file for old clients."""
+    """Filter, forwarding and announcements."""
     device = table.host_name(ct.ctid)
     table.add_ct(device, addresses)
     write_sysctl(f"net/ipv4/conf/{device}/forwarding", "1")
@@ -199,7 +203,6 @@ def finish_host_side(ct: Container, addresses: list[str]) -> None:
                 announce(uplink, address)
             except OSError:
                 pass  # a device that takes no frames now: its neighbours will ask
-    save_veip(ct, addresses)
 
 
 def save_veip(ct: Container, addresses: list[str]) -> None:
@@ -262,17 +265,19 @@ def restore_host_side(ct: Container, record: Record) -> None:
         lines += [f"link set {device} arp off addrgenmode none address {venet_mac(ct.ctid)} up"]
         lines += host_route_lines(ct, device, addresses)
     for netif in ct.conf.netif or []:
-        lines += [f"link set {netif.host_ifname} address {netif.host_mac} up"]
+        lines += [f"link set {netif.host_ifname} address {netif.host_mac if netif.host_mac != netif.mac else PORT_MAC} up"]
         if netif.bridge:
             lines.append(f"link set {netif.host_ifname} master {netif.bridge}")
     _run(lines, None, ExitCode.CANT_ADDIP)
     if addresses:
+        save_veip(ct, addresses)
         finish_host_side(ct, addresses)
 
 
 def add_addresses(ct: Container, record: Record, addresses: list[str]) -> None:
     """Add *addresses* to a running CT.  VzError 78 or 34."""
     claim(ct, addresses)
+    save_veip(ct, list(dict.fromkeys(read_veip(ct.ctid) + addresses)))
     device = table.host_name(ct.ctid)
     fresh = (device, VENET) not in record.netifs
     if fresh:
@@ -283,7 +288,7 @@ def add_addresses(ct: Container, record: Record, addresses: list[str]) -> None:
     with_netns(record, [*inside, *inside_lines(addresses)], ExitCode.CANT_ADDIP)
     _run(host_route_lines(ct, device, addresses), None, ExitCode.CANT_ADDIP)
     try:
-        finish_host_side(ct, list(dict.fromkeys(read_veip(ct.ctid) + addresses)))
+        finish_host_side(ct, read_veip(ct.ctid))
     except OSError as exc:
         raise VzError(f"Unable to set up the packet filter: {exc.strerror}", ExitCode.CANT_ADDIP) from exc
 

@@ -70,10 +70,11 @@ class Plan:
         self.last_step: Callable[[], None] = lambda: None  # the CT's own files, as its root, in its root
 
 
-def device_externals(extra: list[str]) -> list[External]:
-    """Return the host nodes of a CT: the basic ones, and *extra* (relative to /dev) that --devnodes grants."""
-    names = list(BASIC_DEVICES) + [name for name in extra if name not in BASIC_DEVICES]
-    return [External("dev" + name.replace("/", "_"), f"/dev/{name}", f"/dev/{name}") for name in names]
+def device_externals(extra: list[tuple[str, str]]) -> list[External]:
+    """Return the mounts that make a CT's /dev: the basic nodes, and *extra* as (name below /dev, source)."""
+    found = [External(f"dev{name}", f"/dev/{name}", f"/dev/{name}") for name in BASIC_DEVICES]
+    found += [External("dev" + name.replace("/", "_"), source, f"/dev/{name}") for name, source in extra]
+    return found
 
 
 def build(plan: Plan) -> None:
@@ -186,6 +187,12 @@ def _limit_and_mask() -> None:
         except FileNotFoundError:
             continue
         mounts.mount(None, path, None, mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY | SAFE)
+    try:  # ping without set-uid, as Debian 13 has it: for every group that the CT can have
+        fd = os.open("/proc/sys/net/ipv4/ping_group_range", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, b"0 65535")
+        os.close(fd)
+    except OSError:
+        pass  # a kernel without; ping then needs its file capability
     # An empty tmpfs on /proc/pressure: systemd from 254 on would bind memory.pressure files, which CRIU cannot restore
     # in a cgroup namespace.  Its one file and one directory also serve as masks, so a mask is no mount from the host.
     hold = next((path for path in ("/proc/pressure", "/proc/acpi", "/proc/fs", "/sys/firmware") if os.path.isdir(path)), "")

@@ -39,6 +39,7 @@ def clear(ct: Container) -> None:
     if record is not None:
         net.detach(ct, record)
     resources.remove(ct)
+    resources.remove_nodes(ct)
     layout.overlay.umount_scratch(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}", f"{RUN}/{ct.ctid}/record"):
         try:

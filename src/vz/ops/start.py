@@ -107,7 +107,7 @@ def new_record(ct: Container) -> Record:
     record = Record(ct.ctid)
     record.idmap_base, record.idmap_count = ct.idmap
     record.root = ct.root
-    record.externals = inside.device_externals([name for name, mode in ct.conf.devnodes or () if mode])
+    record.externals = inside.device_externals(resources.make_nodes(ct))
     return record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vz.resources.devices import make_nodes, remove_nodes
 from vz.resources.groups import (
     create,
     exists,
@@ -24,8 +25,10 @@ __all__ = [
     "join",
     "join_exec",
     "kill_all",
+    "make_nodes",
     "pty_limit",
     "remove",
+    "remove_nodes",
     "thaw",
     "warnings",
 ]

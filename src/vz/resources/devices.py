@@ -8,6 +8,7 @@ import stat
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import bpf, cgroup
+from vz.kernel.files import make_dirs
 from vz.resources.groups import ct_dir, v1_dir
 
 ALL = bpf.ACC_READ | bpf.ACC_WRITE
@@ -32,12 +33,7 @@ def rules(ct: Container) -> list[bpf.DeviceRule]:
         access = _access(mode)
         if not access:
             continue
-        try:
-            status = os.stat(f"/dev/{name}")
-        except OSError as exc:
-            raise VzError(f"Device /dev/{name}: {exc.strerror}", ExitCode.SET_DEVICES) from exc
-        if not (stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)):
-            raise VzError(f"/dev/{name} is not a device", ExitCode.SET_DEVICES)
+        status = _device(name)
         kind_bit = bpf.DEV_BLOCK if stat.S_ISBLK(status.st_mode) else bpf.DEV_CHAR
         found.append(bpf.DeviceRule(kind_bit, os.major(status.st_rdev), os.minor(status.st_rdev), access))
     return found
@@ -60,6 +56,58 @@ def apply(ct: Container) -> None:
             _apply_v1(v1_dir(ct, "devices"), wanted)
     except OSError as exc:
         raise VzError(f"Unable to set device permissions: {exc.strerror}", ExitCode.SET_DEVICES) from exc
+
+
+def node_dir(ct: Container) -> str:
+    """Return the directory of the CT's own device nodes: in the node's /dev, since other places may be nodev."""
+    return f"/dev/vz/{ct.idmap[0]}"
+
+
+def make_nodes(ct: Container) -> list[tuple[str, str]]:
+    """Make a node of the CT's own for each device of DEVNODES and return [(name below /dev, path of the node)].
+
+    The node's own file belongs to its root, which is nobody inside: a copy that belongs to the CT's root is bound.
+    """
+    found = []
+    base = ct.idmap[0]
+    for name, mode in ct.conf.devnodes or ():
+        if not _access(mode):
+            continue
+        status = _device(name)
+        folder = node_dir(ct)
+        make_dirs(folder, 0o711)
+        path = f"{folder}/{name.replace('/', '_')}"
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        os.mknod(path, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+        os.chown(path, base, base)
+        os.chmod(path, 0o660)
+        found.append((name, path))
+    return found
+
+
+def remove_nodes(ct: Container) -> None:
+    """Remove the CT's own device nodes."""
+    folder = node_dir(ct)
+    try:
+        for name in os.listdir(folder):
+            os.unlink(f"{folder}/{name}")
+        os.rmdir(folder)
+        os.rmdir(os.path.dirname(folder))
+    except OSError:
+        pass
+
+
+def _device(name: str) -> os.stat_result:
+    try:
+        status = os.stat(f"/dev/{name}")
+    except OSError as exc:
+        raise VzError(f"Device /dev/{name}: {exc.strerror}", ExitCode.SET_DEVICES) from exc
+    if not (stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)):
+        raise VzError(f"/dev/{name} is not a device", ExitCode.SET_DEVICES)
+    return status
 
 
 def _access(mode: str) -> int:
