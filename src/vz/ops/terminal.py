@@ -163,8 +163,8 @@ class Operator:
         data = _read(0)
         if not data:
             self._input_open = False
-            if master >= 0:
-                _write_all(master, END_OF_FILE)
+            if master >= 0:  # on a line that is not empty its character means something else
+                _write_all(master, END_OF_FILE if self._line_start else b"\n" + END_OF_FILE)
             return ""
         if escapes:
             data = self._pending + data
