@@ -239,11 +239,11 @@ def test_enter_with_a_dev_that_the_ct_arranged(vz: Vz, ct: int) -> None:
 def test_the_operators_terminal_is_not_in_the_ct(vz: Vz, ct: int, hand: Callable[..., Hand]) -> None:
     operator = hand("enter", ct)
     operator.expect("# ")
-    operator.type(
-        "ls -l /proc/$$/fd | grep -v -e /dev/pts/0 -e /dev/tty | grep -c ' -> '; echo '<'$(env | cut -d= -f1 | sort)'>'\r"
-    )
+    operator.type("ls -l /proc/$$/fd | grep -v -e /dev/pts/0 -e /dev/tty | grep -c ' -> '\r")
     operator.expect("\r\n0\r\n")  # its own terminal and nothing else
-    names = operator.expect(">\r\n").rpartition("<")[2].split()
+    operator.type("echo '<'$(env | cut -d= -f1 | sort)'>'\r")
+    operator.expect("\r\n<")
+    names = operator.expect(">\r\n").split()
     assert set(names) <= {"HISTFILE", "HOME", "LOGNAME", "OLDPWD", "PATH", "PWD", "SHLVL", "TERM", "USER", "_"}
     operator.type("exit\r")
     assert operator.end() == 0

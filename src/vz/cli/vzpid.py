@@ -50,7 +50,8 @@ def look(pid: int, parent: str) -> tuple[int, int, str] | None:
             if rest != path and word.isdigit():
                 ctid = int(word)
     name = "".join(char if char.isprintable() else "?" for char in fields.get("Name", "?"))
-    inner = fields.get("NSpid", str(pid)).split()[-1]
+    pids = fields.get("NSpid", str(pid)).split()
+    inner = pids[1] if ctid and len(pids) > 1 else str(pid)  # further ones are of namespaces that the CT made itself
     return ctid, int(inner), name
 
 
