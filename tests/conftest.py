@@ -23,6 +23,19 @@ UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOENT, errno
 _ids = itertools.count(1001)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the VM, skip by name what cannot run there, saying why."""
+    if "VZ_TEST_VM" not in os.environ:
+        return
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "e2e"))
+    from vm_limits import IN_VM
+
+    for item in items:
+        for name, reason in IN_VM.items():
+            if item.name == name or item.name.partition("[")[0] == name or item.path.name == name:
+                item.add_marker(pytest.mark.skip(reason=f"in the VM: {reason}"))
+
+
 def needs(feature: str, probe: Callable[[], object]) -> None:
     """Skip, saying why, when the kernel refuses *probe*; fail where the caller promises the feature."""
     try:
@@ -37,7 +50,8 @@ def needs(feature: str, probe: Callable[[], object]) -> None:
 def template(name: str) -> str:
     """Return the full name of a template, or skip when it has not been built."""
     full = f"{name}-{MACHINE}" if not name.endswith("sysvinit") else name.replace("-sysvinit", f"-{MACHINE}-sysvinit")
-    if not (TREE / f".cache/templates/cache/{full}.tar.zst").exists():
+    cache = os.environ.get("VZ_TEST_TEMPLATES", str(TREE / ".cache/templates"))
+    if not os.path.exists(f"{cache}/cache/{full}.tar.zst"):
         pytest.skip(f"needs template {full}: make templates builds it")
     return full
 

@@ -69,7 +69,7 @@ class Node:
         uid = (10000 + int.from_bytes(os.urandom(2), "big") % 20000) * 65536
         (self.home / "etc/vz.conf").write_text(VZ_CONF.format(uid=uid, name=f"{PREFIX}{self.name}"))
         (self.home / "owner").write_text(f"{os.getpid()} {start_time(os.getpid())}\n")
-        templates = TREE / ".cache/templates"
+        templates = Path(os.environ.get("VZ_TEST_TEMPLATES", TREE / ".cache/templates"))
         templates.mkdir(parents=True, exist_ok=True)
         for name, value in SYSCTLS.items():
             path = Path("/proc/sys") / name

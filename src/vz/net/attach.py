@@ -19,10 +19,18 @@ from vz.kernel.network import device_exists, ip_batch, read_sysctl, write_sysctl
 from vz.net import table, traffic
 from vz.net.announce import announce, uplinks
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 VENET = "venet0"
 IP_DIR = f"{RUN}/ip"
 VEIP_DIR = f"{STATE}/veip"
 IGNORED = ("0.0.0.0", "::")
+UNFILTERED_VENET = (
+    "WARNING: this kernel has no nftables for IP: IPv6 source addresses are not checked, bytes are not counted"
+)
+UNFILTERED_VETH = "WARNING: this kernel has no nftables for bridges: MAC addresses of veth devices are not checked"
 PORT_MAC = "FE:FF:FF:FF:FF:FF"
 
 
@@ -32,8 +40,10 @@ def usable_addresses(ct: Container) -> list[str]:
     return [a for a in dict.fromkeys(plain) if a not in IGNORED and (ct.node.ipv6 or ":" not in a)]
 
 
-def attach(ct: Container, init_pid: int, record: Record) -> None:
+def attach(ct: Container, init_pid: int, record: Record) -> list[str]:
     """Make all of the CT's interfaces while its init waits; no process is run where it has none.
+
+    Returns warnings: what this kernel cannot do.
 
     Raises:
         VzError: an address is in use (78) or cannot be added (34), veth 130, a host device 104.
@@ -42,7 +52,7 @@ def attach(ct: Container, init_pid: int, record: Record) -> None:
     netifs = ct.conf.netif or []
     netdevs = ct.conf.netdev or []
     if not (addresses or netifs or netdevs):
-        return
+        return []
     host: list[str] = []
     inside: list[str] = []
     if addresses:
@@ -73,13 +83,23 @@ def attach(ct: Container, init_pid: int, record: Record) -> None:
             _run(inside, netns, code)
         finally:
             os.close(netns)
+    warnings = finish_host_side(ct, addresses) if addresses else []
+    for netif in netifs:
+        warnings += filtered(lambda: table.add_netif(netif), UNFILTERED_VETH, code)
+    return warnings
+
+
+def filtered(action: Callable[[], None], warning: str, code: int) -> list[str]:
+    """Do *action* on the packet filter; a kernel that has no such filter is a warning, anything else a failure."""
     try:
-        if addresses:
-            finish_host_side(ct, addresses)
-        for netif in netifs:
-            table.add_netif(netif)
+        action()
+    except FileNotFoundError as exc:
+        raise VzError("nft is needed for a container's network: install nftables", code) from exc
     except OSError as exc:
+        if "not supported" in str(exc.strerror):
+            return [warning]
         raise VzError(f"Unable to set up the packet filter: {exc.strerror}", code) from exc
+    return []
 
 
 def claim(ct: Container, addresses: list[str]) -> None:
@@ -189,11 +209,13 @@ def complete(ct: Container, netif: Netif) -> None:
     netif.host_mac = netif.host_mac or netif.mac
 
 
-def finish_host_side(ct: Container, addresses: list[str]) -> None:
-    """Filter, forwarding and announcements."""
+def finish_host_side(ct: Container, addresses: list[str]) -> list[str]:
+    """Filter, forwarding and announcements; returns warnings."""
     device = table.host_name(ct.ctid)
-    table.add_ct(device, addresses)
+    warnings = filtered(lambda: table.add_ct(device, addresses), UNFILTERED_VENET, ExitCode.CANT_ADDIP)
     write_sysctl(f"net/ipv4/conf/{device}/forwarding", "1")
+    # the kernel's own check of IPv4 sources: they must be what is routed to this device
+    write_sysctl(f"net/ipv4/conf/{device}/rp_filter", "1")
     has_v6 = any(":" in a for a in addresses)
     for uplink in uplinks(ct.node.text("NEIGHBOUR_DEVS", "all")):
         if has_v6 and read_sysctl(f"net/ipv6/conf/{uplink}/proxy_ndp") == "0":
@@ -203,6 +225,7 @@ def finish_host_side(ct: Container, addresses: list[str]) -> None:
                 announce(uplink, address)
             except OSError:
                 pass  # a device that takes no frames now: its neighbours will ask
+    return warnings
 
 
 def save_veip(ct: Container, addresses: list[str]) -> None:
@@ -287,10 +310,7 @@ def add_addresses(ct: Container, record: Record, addresses: list[str]) -> None:
     inside = [f"link set {VENET} arp off addrgenmode none", f"link set {VENET} up"] if fresh else []
     with_netns(record, [*inside, *inside_lines(addresses)], ExitCode.CANT_ADDIP)
     _run(host_route_lines(ct, device, addresses), None, ExitCode.CANT_ADDIP)
-    try:
-        finish_host_side(ct, read_veip(ct.ctid))
-    except OSError as exc:
-        raise VzError(f"Unable to set up the packet filter: {exc.strerror}", ExitCode.CANT_ADDIP) from exc
+    finish_host_side(ct, read_veip(ct.ctid))
 
 
 def delete_addresses(ct: Container, record: Record, addresses: list[str]) -> None:
@@ -299,7 +319,7 @@ def delete_addresses(ct: Container, record: Record, addresses: list[str]) -> Non
     present = [a for a in addresses if a in read_veip(ct.ctid)]
     if not present:
         return
-    table.delete_addresses(device, present)
+    filtered(lambda: table.delete_addresses(device, present), "", ExitCode.CANT_ADDIP)
     for address in present:
         _run_quietly([f"route del {address}/{128 if ':' in address else 32} dev {device}"])
         for uplink in uplinks(ct.node.text("NEIGHBOUR_DEVS", "all")):
@@ -315,14 +335,14 @@ def add_netif(ct: Container, record: Record, netif: Netif) -> None:
     record.netifs.append((netif.host_ifname, netif.ifname))
     record.save()
     _run(veth_lines(ct, netif, record.init_pid), None, ExitCode.VETH_ERROR)
-    table.add_netif(netif)
+    filtered(lambda: table.add_netif(netif), "", ExitCode.VETH_ERROR)
 
 
 def delete_netif(ct: Container, record: Record, netif: Netif) -> None:
     """Remove a bridged interface from a running CT."""
     if device_exists(netif.host_ifname):
         _run([f"link del {netif.host_ifname}"], None, ExitCode.VETH_ERROR)
-    table.delete_netif(netif)
+    filtered(lambda: table.delete_netif(netif), "", ExitCode.VETH_ERROR)
     record.netifs = [pair for pair in record.netifs if pair != (netif.host_ifname, netif.ifname)]
     record.save()
 
