@@ -17,9 +17,13 @@ OLD_HOSTS_MARK = "# Auto-generated hostname. Please do not remove this comment."
 
 
 class GuestConfig:
-    """What to write; empty means: leave the file alone."""
+    """What to write; empty means: leave the file alone.
 
-    __slots__ = ("addresses", "hostname", "nameservers", "netifs", "searchdomains")
+    *family* is ``debian``, ``redhat``, ``other``, or "" for what the root shows; *by_script* names the actions
+    (ADD_IP, SET_HOSTNAME, SET_DNS) that a script of the admin's carries out instead.
+    """
+
+    __slots__ = ("addresses", "by_script", "family", "hostname", "nameservers", "netifs", "searchdomains")
 
     def __init__(self) -> None:
         self.hostname = ""
@@ -27,6 +31,8 @@ class GuestConfig:
         self.nameservers: list[str] = []
         self.searchdomains: list[str] = []
         self.netifs: list[Netif] = []
+        self.family = ""
+        self.by_script: frozenset[str] = frozenset()
 
 
 def family() -> str:
@@ -40,13 +46,14 @@ def family() -> str:
 
 def configure(config: GuestConfig) -> list[str]:
     """Write what *config* says into the root that this process is in; return a line per step that failed."""
-    kind = family()
+    kind = config.family or family()
     steps = [_machine_id]
-    if config.hostname:
+    if config.hostname and "SET_HOSTNAME" not in config.by_script:
         steps += [lambda: _hostname(config), lambda: _hosts(config)]
-    if config.nameservers or config.searchdomains:
+    if (config.nameservers or config.searchdomains) and "SET_DNS" not in config.by_script:
         steps.append(lambda: _resolv_conf(config))
-    steps += [lambda: _ifupdown(config, kind), lambda: _ifcfg(config, kind), lambda: _network_services(config)]
+    if "ADD_IP" not in config.by_script:
+        steps += [lambda: _ifupdown(config, kind), lambda: _ifcfg(config, kind), lambda: _network_services(config)]
     if not os.path.exists("/dev/tty1"):
         steps += [_inittab, _upstart_consoles]
     failed = []

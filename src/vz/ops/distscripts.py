@@ -14,6 +14,12 @@ from vz.container.ct import Container, printable
 from vz.errors import ExitCode, VzError
 from vz.ops.report import say, warn
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+# init needs no preparation, consoles are seen to by the built-in family, quota inside a CT is an issue of its own
+_NEVER_RUN = ("PRE_START", "SET_CONSOLE", "SET_UGID_QUOTA")
 _SHELL = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -s; else exec /bin/sh -s; fi"]
 
 
@@ -22,7 +28,50 @@ def load(ct: Container) -> dists.Dist:
     dist = dists.lookup(ct.conf.ostemplate)
     if dist.warning:
         warn(dist.warning)
+    for action in _NEVER_RUN:
+        if action in dist.scripts:
+            warn(f"WARNING: {dist.path}: {action} is not run: there is nothing left for it to do")
     return dist
+
+
+def at_start(ct: Container) -> None:
+    """Run what the distribution file names for a CT that has just been started; what is built in ran before init."""
+    dist = dists.lookup(ct.conf.ostemplate)
+    if not dist.scripts:
+        return
+    conf = ct.conf
+    for action, wanted in (
+        ("ADD_IP", True),  # without an address it enables networking, or takes old addresses away
+        ("SET_HOSTNAME", conf.hostname),
+        ("SET_DNS", conf.nameserver or conf.searchdomain),
+    ):
+        if wanted:
+            run(ct, dist, action, "starting")
+
+
+def at_set(ct: Container, attrs: Collection[str], before: list[str]) -> None:
+    """Run what the distribution file names for *attrs* that changed on a running CT; *before*: its addresses."""
+    dist = dists.lookup(ct.conf.ostemplate)
+    if not dist.scripts:
+        return
+    old, new = ([address.partition("/")[0] for address in addresses] for addresses in (before, ct.conf.ip_addr or []))
+    gone = [address for address in old if address not in new]
+    fresh = [address for address in new if address not in old]
+    if "ip_addr" in attrs and gone:
+        everything = {} if new else {"IPDELALL": "yes"}
+        run(ct, dist, "DEL_IP", "running", {"IP_ADDR": " ".join(gone), **everything})
+    if "ip_addr" in attrs and fresh:
+        run(ct, dist, "ADD_IP", "running", {"IP_ADDR": " ".join(fresh)})
+    if "hostname" in attrs:
+        run(ct, dist, "SET_HOSTNAME", "running")
+    if "nameserver" in attrs or "searchdomain" in attrs:
+        run(ct, dist, "SET_DNS", "running")
+
+
+def set_password(ct: Container, user: str, password: str) -> bool:
+    """Let SET_USERPASS set a password in a running CT; False when the distribution file names no such script."""
+    dist = dists.lookup(ct.conf.ostemplate)
+    return run(ct, dist, "SET_USERPASS", "running", {"USERPW": f"{user}:{password}"})
 
 
 def environment(ct: Container, action: str, state: str, changes: dict[str, str] | None = None) -> dict[str, str]:
@@ -43,9 +92,6 @@ def environment(ct: Container, action: str, state: str, changes: dict[str, str] 
     elif action == "SET_DNS":
         found["NAMESERVER"] = " ".join(conf.nameserver or [])
         found["SEARCHDOMAIN"] = " ".join(conf.searchdomain or [])
-    elif action == "PRE_START":
-        found["VZ_KERNEL"] = "no"
-        found["USERNS"] = "yes"
     found.update(changes or {})
     return found
 
@@ -63,18 +109,19 @@ def run(ct: Container, dist: dists.Dist, action: str, state: str, changes: dict[
     text = dists.exports(environment(ct, action, state, changes)) + dist.script_text(action)
     began = time.monotonic()
     status, printed = exec_status(ct, _SHELL, text, float(dists.LIMIT_S))
-    _finish(ct, dist, action, status, printed, time.monotonic() - began >= dists.LIMIT_S)
+    _finish(dist, action, status, printed, time.monotonic() - began >= dists.LIMIT_S)
     return True
 
 
-def run_post_create(ct: Container, dist: dists.Dist) -> bool:
-    """Run POST_CREATE for the new CT, whose root is mounted; VE_ROOT names it.
+def run_post_create(ct: Container) -> None:
+    """Run POST_CREATE, where the distribution file names one, for the new CT, whose root is mounted: VE_ROOT.
 
     Raises:
-        VzError: as run().
+        VzError: as run(), and 107.
     """
+    dist = load(ct)
     if "POST_CREATE" not in dist.scripts:
-        return False
+        return
     from vz.kernel import mounts, namespaces
     from vz.kernel.process import TOOL_PATH, spawn
 
@@ -102,11 +149,10 @@ def run_post_create(ct: Container, dist: dists.Dist) -> bool:
     finally:
         os.close(userns_fd)
     status = int(head)
-    _finish(ct, dist, "POST_CREATE", status, printed, status == -9)
-    return True
+    _finish(dist, "POST_CREATE", status, printed, status == -9)
 
 
-def _finish(ct: Container, dist: dists.Dist, action: str, status: int, printed: bytes, timed_out: bool) -> None:
+def _finish(dist: dists.Dist, action: str, status: int, printed: bytes, timed_out: bool) -> None:
     for line in printed[:65536].decode("utf-8", "surrogateescape").splitlines():
         say(printable(line))
     path = _path(dist, action)

@@ -9,11 +9,15 @@ from vz import guest, net
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_text
+from vz.ops import distscripts
 
 
 def guest_config(ct: Container) -> guest.GuestConfig:
-    """Return what the CT's files must say."""
+    """Return what the CT's files must say; VzError (107): there is no distribution file."""
+    dist = distscripts.load(ct)
     config = guest.GuestConfig()
+    config.family = dist.family
+    config.by_script = frozenset(dist.scripts)
     config.hostname = ct.conf.hostname or ""
     config.addresses = net.usable_addresses(ct)
     servers = ct.conf.nameserver
@@ -49,6 +53,7 @@ def prepare_new(ct: Container) -> None:
     layout.mount_root(ct)
     try:
         edit_in_root(ct, guest.prepare_new)
+        distscripts.run_post_create(ct)
     finally:
         layout.umount_root(ct)
 

@@ -11,7 +11,7 @@ from vz.config.netif import FIELDS, Netif, parse_netif_add
 from vz.config.options import BY_ATTR
 from vz.container.ct import Container, printable
 from vz.errors import BadSyntax, ExitCode, VzError
-from vz.ops import guestfiles, journal, names
+from vz.ops import distscripts, guestfiles, journal, names
 from vz.ops.join import edit_in_ct, edit_in_root, open_init
 from vz.ops.report import say, warn
 from vz.requests import Change
@@ -164,6 +164,7 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any], restart_on
             net.add_netdev(ct, record, name)
         if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
             _apply_guest(ct, pidfd, "hostname" in values)
+            distscripts.at_set(ct, values, old.get("ip_addr") or [])
     except VzError:
         if change.save:
             warn("Error: failed to apply some parameters, not saving configuration file!")
@@ -273,6 +274,8 @@ def set_password(ct: Container, user: str, password: str, running: bool) -> None
     from vz.kernel.namespaces import ChildFailed
     from vz.ops import mount
 
+    if running and distscripts.set_password(ct, user, password):
+        return
     try:
         hashed = guest.hash_password(password)
 

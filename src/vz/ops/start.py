@@ -13,7 +13,7 @@ from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.files import make_dirs, write_atomically
 from vz.kernel.process import starttime
 from vz.disk import layout
-from vz.ops import guestfiles, hostcheck, inside, mount, scripts
+from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, warn
 from vz.ops.undo import Undo
@@ -83,6 +83,7 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         record.save()
         release(ct, born, record)
         undo.add(kill, ct)
+        distscripts.at_start(ct)
         scripts.run_in_ct(ct, "start")
 
 
