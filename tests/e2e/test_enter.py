@@ -257,3 +257,9 @@ def test_enter_leaves_no_process_of_ours(vz: Vz, ct: int, hand: Callable[..., Ha
     operator.end()
     assert before
     assert not subprocess.run(["pgrep", "-f", f"vzctl enter {ct}$"], capture_output=True, text=True).stdout.split()
+
+
+def test_a_reader_that_leaves_ends_the_session(vz: Vz, ct: int) -> None:
+    script = f"{{ vzctl enter {ct}; echo status $? >&2; }} | head -c 5"
+    done = vz.run("sh", "-c", script, stdin="while :; do echo output; done\n", timeout=20)
+    assert (done.stdout, done.stderr) == ("enter", "status 0\n")

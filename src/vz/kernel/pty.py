@@ -21,9 +21,13 @@ def open_pair() -> tuple[int, int]:
         OSError: ENOSPC: no more of them allowed (``max=`` or pty.max); ENOTTY: /dev/ptmx is something else.
     """
     master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
-    os.set_blocking(master, True)
-    fcntl.ioctl(master, TIOCSPTLCK, array.array("i", [0]))
-    slave: int = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        os.set_blocking(master, True)
+        fcntl.ioctl(master, TIOCSPTLCK, array.array("i", [0]))
+        slave: int = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        os.close(master)
+        raise
     return master, slave
 
 

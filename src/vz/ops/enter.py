@@ -7,7 +7,7 @@ import os
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.ops.join import HELPER_PATH
-from vz.ops.terminal import Operator, open_session
+from vz.ops.terminal import Operator, open_session, write_all
 
 SHELLS = ("/bin/bash", "/bin/sh")
 
@@ -43,10 +43,10 @@ def enter(ct: Container, typed: str = "") -> None:
     session = open_session(ct, shell)
     if session is None:
         raise VzError("Unable to open a terminal in the container", ExitCode.FS_BAD_TMPL)
-    os.write(1, f"entered into CT {ct.ctid}\n".encode())
+    write_all(1, f"entered into CT {ct.ctid}\n".encode())
     if typed:
-        os.write(session.master, (typed + "\n").encode("utf-8", "surrogateescape"))
+        write_all(session.master, (typed + "\n").encode("utf-8", "surrogateescape"))
     with Operator() as operator:
         operator.relay(session)
     session.close()
-    os.write(1, f"exited from CT {ct.ctid}\n".encode())
+    write_all(1, f"exited from CT {ct.ctid}\n".encode())

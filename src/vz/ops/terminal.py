@@ -133,7 +133,7 @@ class Operator:
             while True:
                 events = poll.poll(None if self._input_open else pause_s * 1000)
                 if not events:
-                    _write_all(session.master, END_OF_FILE)
+                    write_all(session.master, END_OF_FILE)
                     pause_s = min(pause_s * 2, 60)
                 for fd, _ in events:
                     if fd == session.pidfd:
@@ -164,7 +164,7 @@ class Operator:
         if not data:
             self._input_open = False
             if master >= 0:  # on a line that is not empty its character means something else
-                _write_all(master, END_OF_FILE if self._line_start else b"\n" + END_OF_FILE)
+                write_all(master, END_OF_FILE if self._line_start else b"\n" + END_OF_FILE)
             return ""
         if escapes:
             data = self._pending + data
@@ -177,14 +177,14 @@ class Operator:
                     return DETACHED if data[1:2] == b"." else SAK
         self._line_start = data[-1:] in (b"\r", b"\n")
         if master >= 0:
-            _write_all(master, data)
+            write_all(master, data)
         return ""
 
 
 def _forward(master: int) -> bool:
     """Pass on a chunk of output; False at the end, or when nobody reads ours."""
     data = _read(master)
-    return bool(data) and _write_all(1, data)
+    return bool(data) and write_all(1, data)
 
 
 def _read(fd: int) -> bytes:
@@ -196,7 +196,8 @@ def _read(fd: int) -> bytes:
         raise
 
 
-def _write_all(fd: int, data: bytes) -> bool:
+def write_all(fd: int, data: bytes) -> bool:
+    """Write *data*; False when nobody reads it any more."""
     while data:
         try:
             data = data[os.write(fd, data) :]
