@@ -53,8 +53,8 @@ def test_networkd(vz: Vz, new_ct: Callable[..., int], name: str) -> None:
         assert time.monotonic() < deadline, shown + vz.sh(ct, "journalctl -u systemd-networkd")
         time.sleep(0.2)
     expected = ["192.0.2.81/32", "198.51.100.81/32", "2001:db8::81/128"]
-    service = "systemd-networkd"
-    for command in ("true", f"systemctl restart {service}", "networkctl reconfigure venet0", f"systemctl stop {service}"):
+    restart, stop = (f"systemctl {verb} systemd-networkd" for verb in ("restart", "stop"))
+    for command in ("true", restart, "networkctl reconfigure venet0", stop):
         assert vz("exec", ct, command).returncode == 0, command
         time.sleep(0.5)
         assert addresses(vz, ct)[:3] == expected, command

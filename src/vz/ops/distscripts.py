@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # init needs no preparation, consoles are seen to by the built-in family, quota inside a CT is an issue of its own
 _NEVER_RUN = ("PRE_START", "SET_CONSOLE", "SET_UGID_QUOTA")
-_SHELL = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -s; else exec /bin/sh -s; fi"]
 
 
 def load(ct: Container) -> dists.Dist:
@@ -108,7 +107,7 @@ def run(ct: Container, dist: dists.Dist, action: str, state: str, changes: dict[
 
     text = dists.exports(environment(ct, action, state, changes)) + dist.script_text(action)
     began = time.monotonic()
-    status, printed = exec_status(ct, _SHELL, text, float(dists.LIMIT_S))
+    status, printed = exec_status(ct, dists.SHELL, text, float(dists.LIMIT_S))
     _finish(dist, action, status, printed, time.monotonic() - began >= dists.LIMIT_S)
     return True
 
