@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from vz.guest.configure import GuestConfig, configure, enable_wait, prepare_new
+from vz.guest.configure import (
+    GuestConfig,
+    configure,
+    enable_wait,
+    make_host_keys,
+    missing_host_keys,
+    prepare_new,
+)
 from vz.guest.password import hash_password, set_password
 
-__all__ = ["GuestConfig", "configure", "enable_wait", "hash_password", "prepare_new", "set_password"]
+__all__ = [
+    "GuestConfig",
+    "configure",
+    "enable_wait",
+    "hash_password",
+    "make_host_keys",
+    "missing_host_keys",
+    "prepare_new",
+    "set_password",
+]

@@ -12,6 +12,7 @@ from vz.config.netif import Netif
 from vz.guest import debian, files, networkd, redhat
 
 FIFO = "/.vzfifo"
+SSH_KEYGEN = "/usr/bin/ssh-keygen"
 WAIT_LINE = f"vz:2345:once:touch {FIFO}\n"
 OLD_HOSTS_MARK = "# Auto-generated hostname. Please do not remove this comment."
 
@@ -66,23 +67,37 @@ def configure(config: GuestConfig) -> list[str]:
 
 
 def prepare_new() -> None:
-    """Make what must differ between CTs of one template: machine id and ssh host keys (by the CT's own ssh-keygen)."""
-    _machine_id()
-    if not files.is_executable("/usr/bin/ssh-keygen") or not os.path.isdir("/etc/ssh"):
-        return
+    """Make the machine id, which must differ between CTs of one template."""
+    try:
+        _machine_id()
+    except OSError:
+        pass  # a root with something odd in its place; the start says so
+
+
+def missing_host_keys() -> list[str]:
+    """Return the kinds of ssh host key that the root lacks and can make."""
+    if not files.is_executable(SSH_KEYGEN) or not os.path.isdir("/etc/ssh"):
+        return []
     # no RSA key: it takes as long as everything else together, and no client of the last ten years needs it
-    missing = [kind for kind in ("ed25519", "ecdsa") if not os.path.exists(f"/etc/ssh/ssh_host_{kind}_key")]
+    return [kind for kind in ("ed25519", "ecdsa") if not os.path.lexists(f"/etc/ssh/ssh_host_{kind}_key")]
+
+
+def make_host_keys(kinds: list[str]) -> None:
+    """Make ssh host keys by the root's own ssh-keygen.
+
+    It is a program of the template: the caller runs this in a process that is shut in as any process of a CT is.
+    """
     running = []
-    for kind in missing:
+    for kind in kinds:
         argv = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", f"/etc/ssh/ssh_host_{kind}_key"]
         pid = os.fork()
         if pid == 0:
-            null = os.open("/dev/null", os.O_RDWR)
-            for fd in range(3):
-                os.dup2(null, fd)
-            os.closerange(3, 1 << 16)
             try:
-                os.execve("/usr/bin/ssh-keygen", argv, {"PATH": "/usr/bin:/bin", "HOME": "/root"})
+                null = os.open("/dev/null", os.O_RDWR)
+                for fd in range(3):
+                    os.dup2(null, fd)
+                os.closerange(3, 1 << 16)
+                os.execve(SSH_KEYGEN, argv, {"PATH": "/usr/bin:/bin", "HOME": "/root"})
             finally:
                 os._exit(127)
         running.append(pid)

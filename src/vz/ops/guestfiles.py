@@ -9,7 +9,11 @@ from vz import guest, net
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_text
+from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS
 from vz.ops import distscripts
+
+KEYS_LIMIT_S = 60.0
+_SHUT_IN = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID
 
 
 def guest_config(ct: Container) -> guest.GuestConfig:
@@ -48,11 +52,37 @@ def node_nameservers() -> list[str]:
 def prepare_new(ct: Container) -> None:
     """Run the post-create steps in the new CT's root; it is mounted for them and unmounted again."""
     from vz.disk import layout
+    from vz.kernel import capabilities, namespaces, seccomp
+    from vz.kernel.process import wait_pidfd
     from vz.ops.join import edit_in_root
+    from vz.resources.policy import dropped_capabilities, seccomp_program
+
+    program = seccomp_program(ct.conf.features)
+    dropped = dropped_capabilities(ct.conf.capability)
+
+    def inside() -> None:
+        guest.prepare_new()
+        kinds = guest.missing_host_keys()
+        if not kinds:
+            return
+        # ssh-keygen is the template's: it gets neither the node's network nor its processes, wears what every process
+        # of a CT wears, and what it leaves behind ends with its pid namespace
+        namespaces.unshare(_SHUT_IN)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                capabilities.drop_from_bounding_set(dropped)
+                seccomp.install(program)
+                guest.make_host_keys(kinds)
+            finally:
+                os._exit(0)
+        if not wait_pidfd(os.pidfd_open(pid), KEYS_LIMIT_S):
+            os.kill(pid, 9)
+        os.waitpid(pid, 0)
 
     layout.mount_root(ct)
     try:
-        edit_in_root(ct, guest.prepare_new)
+        edit_in_root(ct, inside)
         distscripts.run_post_create(ct)
     finally:
         layout.umount_root(ct)
