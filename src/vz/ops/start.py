@@ -79,7 +79,8 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
         undo.add(net.detach, ct, record)
-        net.attach(ct, born.init_pid, record)
+        for text in net.attach(ct, born.init_pid, record):
+            warn(text)
         record.save()
         release(ct, born, record)
         undo.add(kill, ct)
