@@ -10,7 +10,10 @@ import errno
 import os
 import time
 
-V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio", "hugetlb", "perf_event", "rdma", "misc")
+V1_CONTROLLERS = (
+    *("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"),
+    *("net_cls", "net_prio", "hugetlb", "perf_event", "rdma", "misc"),
+)
 
 
 class Hierarchies:
@@ -45,11 +48,13 @@ def hierarchies() -> Hierarchies:
 
 
 def parse_mounts(text: str) -> Hierarchies:
-    """Find the hierarchies in the *text* of a mountinfo file; only mounts that show a hierarchy from its top count."""
+    """Find the hierarchies in the *text* of a mountinfo file; one that shows a hierarchy's top comes first."""
     unified = ""
     v1: dict[str, str] = {}
     v1_mounts: list[str] = []
-    for line in text.splitlines():
+    lines = [line for line in text.splitlines() if " - cgroup" in line]
+    lines.sort(key=lambda line: line.split(" ")[3] != "/")
+    for line in lines:
         left, _, right = line.partition(" - cgroup")
         if not right:
             continue
@@ -61,12 +66,11 @@ def parse_mounts(text: str) -> Hierarchies:
             unified = unified or path
             continue
         words = right.split(" ")[-1].split(",")
-        names = [word for word in words if word in V1_CONTROLLERS]
-        named = [word for word in words if word.startswith("name=")]
-        if (names or named) and path not in v1_mounts:
+        names = [word for word in words if word in V1_CONTROLLERS or word.startswith("name=")]
+        if names and names[0] not in v1:  # a hierarchy can be mounted twice
             v1_mounts.append(path)
             for name in names:
-                v1.setdefault(name, path)
+                v1[name] = path
     v2: frozenset[str] = frozenset()
     if unified:
         try:
@@ -121,8 +125,6 @@ def remove(path: str, patience_s: float = 2.0) -> None:
         try:
             _remove_tree(path)
             return
-        except FileNotFoundError:
-            return
         except OSError as exc:
             if exc.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
@@ -130,14 +132,28 @@ def remove(path: str, patience_s: float = 2.0) -> None:
         pause_s = min(pause_s * 2, 0.05)
 
 
-def _remove_tree(path: str) -> None:
+def _remove_tree(path: str, parent_fd: int | None = None) -> None:
+    """Remove *path* and what is below it; by descriptors, since a CT can nest its groups deeper than a path is long."""
     try:
-        os.rmdir(path)
+        os.rmdir(path, dir_fd=parent_fd)
+        return
+    except FileNotFoundError:
         return
     except OSError as exc:
         if exc.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise
-    for entry in os.scandir(path):
-        if entry.is_dir(follow_symlinks=False):
-            _remove_tree(entry.path)
-    os.rmdir(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return
+    try:
+        with os.scandir(fd) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for name in names:
+            _remove_tree(name, fd)
+    finally:
+        os.close(fd)
+    try:
+        os.rmdir(path, dir_fd=parent_fd)
+    except FileNotFoundError:
+        pass

@@ -22,7 +22,7 @@ def rules(ct: Container) -> list[bpf.DeviceRule]:
     Raises:
         VzError: a node of DEVNODES is not there or is no device (86).
     """
-    found = [bpf.DeviceRule(bpf.DEV_CHAR, major, minor, ALL | (bpf.ACC_MKNOD if minor != 2 else 0)) for major, minor in BASIC]
+    found = [bpf.DeviceRule(bpf.DEV_CHAR, major, minor, ALL | bpf.ACC_MKNOD) for major, minor in BASIC]
     for text in ct.conf.devices or ():
         kind, major, minor, mode = text.split(":")
         access = _access(mode)
@@ -115,9 +115,21 @@ def _access(mode: str) -> int:
 
 
 def _apply_v1(path: str, wanted: list[bpf.DeviceRule]) -> None:
-    cgroup.write(path, "devices.deny", "a")
+    """Make the version 1 list that of *wanted*: first what is new, then what goes, so that a live CT loses nothing."""
+    current: dict[str, str] = {}
+    for line in cgroup.read(path, "devices.list").splitlines():
+        kind, number, mode = line.split()
+        current[f"{kind} {number}"] = mode
+    if current.pop("a *:*", None):
+        cgroup.write(path, "devices.deny", "a")
+    target: dict[str, str] = {}
     for rule in wanted:
-        kind = "b" if rule.kind == bpf.DEV_BLOCK else "c"
         minor = "*" if rule.minor is None else rule.minor
-        mode = ("r" if rule.access & bpf.ACC_READ else "") + ("w" if rule.access & bpf.ACC_WRITE else "")
-        cgroup.write(path, "devices.allow", f"{kind} {rule.major}:{minor} {mode}m")
+        key = f"{'b' if rule.kind == bpf.DEV_BLOCK else 'c'} {rule.major}:{minor}"
+        mode = ("r" if rule.access & bpf.ACC_READ else "") + ("w" if rule.access & bpf.ACC_WRITE else "") + "m"
+        target[key] = target.get(key, "") + mode
+    for file, changes, base in (("devices.allow", target, current), ("devices.deny", current, target)):
+        for key, mode in changes.items():
+            letters = "".join(letter for letter in "rwm" if letter in mode and letter not in base.get(key, ""))
+            if letters:
+                cgroup.write(path, file, f"{key} {letters}")

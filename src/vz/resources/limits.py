@@ -34,9 +34,15 @@ def apply(ct: Container, changed: set[str] | None) -> None:
 def warnings(ct: Container) -> list[str]:
     """Return a line for each thing that the configuration asks for and this kernel cannot keep."""
     found = []
-    for controller, keys in (("pids", ("NUMPROC",)), ("memory", ("PHYSPAGES",)), ("cpu", ("CPUUNITS", "CPULIMIT"))):
-        if cgroup.hierarchies().version(controller) == 0 and any(key in ct.conf.values for key in keys):
-            found.append(f"WARNING: this kernel has no {controller} controller: {', '.join(keys)} cannot be kept")
+    for controller, keys in (
+        ("pids", ("NUMPROC",)),
+        ("memory", ("PHYSPAGES",)),
+        ("cpu", ("CPUUNITS", "CPULIMIT")),
+        ("cpuset", ("CPUMASK", "NODEMASK")),
+    ):
+        asked = [key for key in keys if key in ct.conf.values]
+        if asked and cgroup.hierarchies().version(controller) == 0:
+            found.append(f"WARNING: this kernel has no {controller} controller: {', '.join(asked)} cannot be kept")
     return found
 
 
@@ -83,6 +89,8 @@ def _memory(ct: Container, fresh: bool) -> None:
         return
     try:
         if version == 2:
+            if ceiling is not None and not fresh and _unreclaimable_v2(path) > ceiling:
+                raise OSError(errno.EBUSY, "in use")  # the kernel would kill; version 1 refuses by itself
             cgroup.write(path, "memory.max", "max" if ceiling is None else ceiling)
             if os.path.exists(f"{path}/memory.swap.max"):
                 cgroup.write(path, "memory.swap.max", "max" if ceiling is None else 0)
@@ -100,8 +108,23 @@ def _memory_v1(path: str, ceiling: int) -> None:
         cgroup.write(path, plain, ceiling)
         return
     grows = ceiling < 0 or ceiling > int(cgroup.read(path, total))
-    for key in (total, plain) if grows else (plain, total):
-        cgroup.write(path, key, ceiling)
+    if grows:
+        cgroup.write(path, total, ceiling)
+        cgroup.write(path, plain, ceiling)
+        return
+    before = cgroup.read(path, plain)
+    cgroup.write(path, plain, ceiling)
+    try:
+        cgroup.write(path, total, ceiling)
+    except OSError:
+        cgroup.write(path, plain, before)
+        raise
+
+
+def _unreclaimable_v2(path: str) -> int:
+    """Return the bytes that no reclaim can free: swap is off for a CT, so all but files and the caches of the kernel."""
+    held = dict(line.split() for line in cgroup.read(path, "memory.stat").splitlines())
+    return sum(int(held.get(word, 0)) for word in ("anon", "shmem", "kernel_stack", "pagetables", "slab_unreclaimable"))
 
 
 def _cpuunits(ct: Container, fresh: bool) -> None:
