@@ -90,7 +90,7 @@ def _memory(ct: Container, fresh: bool) -> None:
     try:
         if version == 2:
             if ceiling is not None and not fresh and _unreclaimable_v2(path) > ceiling:
-                raise OSError(errno.EBUSY, "in use")  # the kernel would kill; version 1 refuses by itself
+                raise OSError(errno.EBUSY, "in use")  # the kernel would kill; version 1 refuses itself
             cgroup.write(path, "memory.max", "max" if ceiling is None else ceiling)
             if os.path.exists(f"{path}/memory.swap.max"):
                 cgroup.write(path, "memory.swap.max", "max" if ceiling is None else 0)
