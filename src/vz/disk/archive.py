@@ -7,11 +7,10 @@ has no capability to make nodes, so what the look missed still meets a wall.
 
 from __future__ import annotations
 
+import _signal
 import errno
 import os
 import tarfile
-
-import _signal
 
 from vz.errors import ExitCode, VzError
 from vz.kernel import capabilities, libc, mounts, namespaces
@@ -20,12 +19,37 @@ from vz.kernel.process import TOOL_ENV, which
 SUFFIXES = {".tar": None, ".tar.gz": "gzip", ".tgz": "gzip", ".tar.bz2": "bzip2", ".tar.xz": "xz", ".tar.zst": "zstd"}
 MAX_BYTES = 64 << 30
 MAX_FILES = 4_000_000
+MAX_HEADER_BYTES = 1 << 20  # a long name or an extended header: the look reads those into memory
+MAX_PADDING_BYTES = 4 << 20  # after the end mark; tar pads to its record size
+_LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_KINDS = (*tarfile.SUPPORTED_TYPES, *_LONG, b"V", b"D")  # a volume's label and an incremental's directory are harmless
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is whole and of a known kind, or an error.
+
+    tarfile takes a broken header for the end, where GNU tar skips to the next good one: members could hide there.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(tarfile_)
+        except (tarfile.EmptyHeaderError, tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as exc:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(exc)) from None
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo | None:
+        if self.size < 0 or (self.type in _LONG and self.size > MAX_HEADER_BYTES):
+            raise tarfile.ReadError("a header of impossible size")
+        if self.type not in _KINDS:
+            raise tarfile.ReadError("a member of an unknown kind")  # GNU tar would unpack it as a file
+        return super()._proc_member(tarfile_)  # type: ignore[misc,no-any-return]
 
 
 class Contents:
     """What the look through an archive found."""
 
-    __slots__ = ("files", "size_bytes", "left_out")
+    __slots__ = ("files", "left_out", "size_bytes")
 
     def __init__(self) -> None:
         self.files = 0
@@ -51,19 +75,26 @@ def look(path: str, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> C
     links: set[str] = set()
     stream, pid = _open_stream(path)
     try:
-        with os.fdopen(stream, "rb") as file, tarfile.open(fileobj=file, mode="r|", errors="surrogateescape") as tar:
+        with (
+            os.fdopen(stream, "rb") as file,
+            tarfile.open(fileobj=file, mode="r|", errors="surrogateescape", tarinfo=_Header) as tar,
+        ):
             for member in tar:
                 _look_at(member, found, links)
-                if found.files > max_files:
+                if found.files + len(found.left_out) > max_files:
                     raise bad(f"more than {max_files} files")
                 if found.size_bytes > max_bytes:
                     raise bad(f"more than {max_bytes} bytes")
                 tar.members = []  # type: ignore[attr-defined]
-            while file.read(1 << 16):  # whatever pads the end: the decompressor wants to be read out
-                pass
+            padding = 0
+            while chunk := file.read(1 << 16):  # the decompressor wants to be read out
+                padding += len(chunk)
+                if padding > MAX_PADDING_BYTES:
+                    raise bad(f"{path}: goes on after its end")
     except (tarfile.TarError, EOFError, ValueError, OSError) as exc:
         _reap(pid)
-        raise bad(f"{path}: damaged or cut short ({exc})") from exc
+        said = "".join(char if char.isprintable() else "?" for char in str(exc))[:200]
+        raise bad(f"{path}: damaged or cut short ({said})") from exc
     except BaseException:
         _reap(pid)
         raise
@@ -96,14 +127,15 @@ def unpack(path: str, target: str, max_bytes: int = MAX_BYTES, max_files: int = 
     os.close(excluded)
     if status:
         line = words[0] if words else f"tar ended with status {status}"
-        if any("No space left" in word or "quota exceeded" in word for word in words):
+        # "Wrote only N of M bytes" is how tar says that the first write beyond the end was a short one
+        if any("No space left" in word or "quota exceeded" in word or "Wrote only" in word for word in words):
             raise VzError(f"Unable to unpack {path}: no space left on the device", ExitCode.FS_NO_DISK_SPACE)
         raise VzError(f"Unable to unpack {path}: {line}", ExitCode.FS_NEW_VE_PRVT)
     return found
 
 
 def _look_at(member: tarfile.TarInfo, found: Contents, links: set[str]) -> None:
-    name = member.name.removeprefix("./").rstrip("/")
+    name = _plain(member.name)
     shown = "".join(char if char.isprintable() else "?" for char in member.name)[:200]
     parts = name.split("/")
     if member.name.startswith("/") or ".." in parts:
@@ -115,7 +147,7 @@ def _look_at(member: tarfile.TarInfo, found: Contents, links: set[str]) -> None:
         raise bad(f"hard link {shown} leads outside")
     if "\n" in member.name:
         raise bad(f"member {shown} has a line end in its name")
-    if member.issym():
+    if member.issym() or (member.islnk() and _plain(member.linkname) in links):
         links.add(name)
     elif name in links:
         links.discard(name)
@@ -124,6 +156,11 @@ def _look_at(member: tarfile.TarInfo, found: Contents, links: set[str]) -> None:
         return
     found.files += 1
     found.size_bytes += member.size if member.isreg() else 0
+
+
+def _plain(name: str) -> str:
+    """Return *name* without empty and ``.`` components."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _open_stream(path: str) -> tuple[int, int]:
@@ -167,7 +204,9 @@ def _confined_tar(stream: int, excluded: int, errors: int, target: str) -> None:
         here = os.open(target, os.O_PATH | os.O_DIRECTORY)
         mounts.mount_setattr(here, attr_clr=mounts.MOUNT_ATTR_RDONLY)
         os.chdir(target)
-        capabilities.drop_from_bounding_set(frozenset((capabilities.number("mknod"), capabilities.number("sys_module"))))
+        capabilities.drop_from_bounding_set(
+            frozenset((capabilities.number("mknod"), capabilities.number("sys_module")))
+        )
         libc.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
         os.dup2(stream, 0)
         null = os.open("/dev/null", os.O_WRONLY)
