@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from vz.cli.main import Globals
@@ -10,6 +11,10 @@ from vz.config.nodeconfig import NodeConfig, load_node
 from vz.disk import templates
 from vz.errors import BadSyntax, ExitCode, VzError
 from vz.kernel.files import make_dirs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import tarfile
 
 USAGE = """\
 Usage: vztmpl build NAME...           make a template (vztmpl build --list: which)
@@ -73,30 +78,69 @@ def import_(node: NodeConfig, argv: list[str]) -> int:
     archive.compressor(source)
     suffix = next(s for s in sorted(archive.SUFFIXES, key=len, reverse=True) if source.endswith(s))
     found = archive.look(source)
-    make_dirs(templates.cache_dir(node), 0o755)
-    target = f"{templates.cache_dir(node)}/{name}{'.tar.gz' if suffix == '.tgz' else suffix}"
-    temporary = f"{target}.{os.getpid()}.tmp"
+    suffix = ".tar.gz" if suffix == ".tgz" else suffix
+    temporary = new_archive(node, name, suffix)
     try:
-        _copy(source, temporary)
-        os.rename(temporary, target)
-    except OSError as exc:
+        try:
+            _copy(source, temporary)
+        except OSError as exc:
+            raise VzError(f"Unable to copy {_shown(source)}: {exc.strerror}", ExitCode.FS_NO_DISK_SPACE) from exc
+        adopt(node, temporary, name, suffix, f"import {os.path.basename(source)}")
+    finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
-        raise VzError(f"Unable to copy {_shown(source)}: {exc.strerror}", ExitCode.FS_NO_DISK_SPACE) from exc
     for device in found.left_out[:3]:
         print(f"device node {_shown(device)} is left out", file=sys.stderr)
-    finish(node, name, f"import {os.path.basename(source)}")
     return ExitCode.OK
 
 
-def finish(node: NodeConfig, name: str, origin: str) -> None:
+def new_archive(node: NodeConfig, name: str, suffix: str) -> str:
+    """Return where an archive that is to become template *name* can be written: in the cache, under a hidden name.
+
+    What killed commands left under such names is removed.
+    """
+    cache = templates.cache_dir(node)
+    make_dirs(cache, 0o755)
+    for file in os.listdir(cache):
+        stem = file.removesuffix(".asc")
+        for ending in templates.SUFFIXES:
+            pid = stem.removesuffix(ending).rpartition(".")[2]
+            if (
+                file.startswith(".")
+                and stem.endswith(ending)
+                and pid.isdecimal()
+                and not os.path.exists(f"/proc/{pid}")
+            ):
+                os.unlink(f"{cache}/{file}")
+                break
+    return f"{cache}/.{name}.{os.getpid()}{suffix}"
+
+
+def adopt(node: NodeConfig, temporary: str, name: str, suffix: str, origin: str, quiet: bool = False) -> None:
+    """Make the archive *temporary* template *name*; it is unpacked first, so that a bad one takes no place.
+
+    An older archive of that name goes; its unpacked copy stays for the CTs that stand on it.
+    """
+    templates.unpack(node, templates.Template(name, temporary, templates.digest_of(temporary), {}))
+    target = f"{templates.cache_dir(node)}/{name}{suffix}"
+    os.rename(temporary, target)
+    for other in templates.SUFFIXES:
+        path = f"{templates.cache_dir(node)}/{name}{other}"
+        if path != target and os.path.exists(path):
+            os.unlink(path)
+    finish(node, name, origin, quiet)
+
+
+def finish(node: NodeConfig, name: str, origin: str, quiet: bool = False) -> None:
     """Unpack the new template once and say what it is."""
     templates.unpacked(node, name)
     template = templates.lookup(node, name)
     facts = templates.read_facts(node, name)
     facts["origin"] = origin
+    facts["made_as"] = template.digest  # lookup() takes another file for a new version; verify does not
     templates.write_facts(node, name, facts)
-    print(f"Template {name}: {facts.get('distribution')}, init {facts.get('init')}, digest {template.digest[:16]}")
+    if not quiet:
+        print(f"Template {name}: {facts.get('distribution')}, init {facts.get('init')}, digest {template.digest[:16]}")
 
 
 def list_(node: NodeConfig, argv: list[str]) -> int:
@@ -141,7 +185,8 @@ def verify(node: NodeConfig, argv: list[str]) -> int:
     for name in argv or names(node):
         template = templates.lookup(node, name)
         problems = []
-        if templates.digest_of(template.tarball) != template.digest:
+        recorded = template.facts.get("made_as", template.digest)
+        if templates.digest_of(template.tarball) != recorded:
             problems.append("the archive is not what was recorded")
         else:
             try:
@@ -155,7 +200,7 @@ def verify(node: NodeConfig, argv: list[str]) -> int:
 
 
 def _tree_problems(node: NodeConfig, template: templates.Template) -> list[str]:
-    """Compare sizes and modes of the unpacked copy with the archive's members."""
+    """Compare the unpacked copy with the archive: every member's kind, mode, owner and contents, and nothing besides."""
     import tarfile
 
     from vz.disk import archive
@@ -163,24 +208,60 @@ def _tree_problems(node: NodeConfig, template: templates.Template) -> list[str]:
     tree = f"{node.template}/unpacked/{template.digest}/fs"
     if not os.path.isdir(tree):
         return []
-    problems = []
+    changed: dict[str, str] = {}  # by name: a later member of the same name replaces an earlier one
+    seen = {""}
     stream, pid = archive._open_stream(template.tarball)
     with os.fdopen(stream, "rb") as file, tarfile.open(fileobj=file, mode="r|", errors="surrogateescape") as tar:
         for member in tar:
-            path = f"{tree}/{member.name}"
+            name = archive._plain(member.name)
             if member.ischr() or member.isblk():
                 continue
-            try:
-                status = os.lstat(path)
-            except OSError:
-                problems.append(f"unpacked copy: {_shown(member.name)} is missing")
-                continue
-            if member.isreg() and (status.st_size != member.size or status.st_mode & 0o7777 != member.mode & 0o7777):
-                problems.append(f"unpacked copy: {_shown(member.name)} was changed")
+            parts = name.split("/")
+            seen.update("/".join(parts[:index]) for index in range(1, len(parts) + 1))
+            problem = _member_problem(tar, member, f"{tree}/{name}")
+            if problem:
+                changed[name] = problem
+            else:
+                changed.pop(name, None)
+            tar.members = []  # type: ignore[attr-defined]
         while file.read(1 << 16):
             pass
     archive._reap(pid)
-    return problems[:5]
+    for folder, folders, files in os.walk(tree):
+        inside = folder[len(tree) + 1 :]
+        for entry in folders + files:
+            name = f"{inside}/{entry}" if inside else entry
+            if name not in seen:
+                changed[name] = "was added"
+    found = [f"unpacked copy: {_shown(name)} {problem}" for name, problem in changed.items()]
+    return [*found[:5], f"and {len(found) - 5} more"] if len(found) > 5 else found
+
+
+def _member_problem(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> str:
+    """Say what of the file *path* is not as *member* of the open archive *tar* has it; "" when all is."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return "is missing"
+    kind = stat.S_IFMT(status.st_mode)
+    if member.issym():
+        return "" if kind == stat.S_IFLNK and os.readlink(path) == member.linkname else "was changed"
+    wanted = stat.S_IFDIR if member.isdir() else stat.S_IFIFO if member.isfifo() else stat.S_IFREG
+    if member.islnk():  # its contents came with the member that it names; a link to a symlink is one
+        return "" if kind in (wanted, stat.S_IFLNK, stat.S_IFIFO) and status.st_nlink > 1 else "was changed"
+    owner = (member.uid, member.gid, member.mode & 0o7777)
+    if kind != wanted or (status.st_uid, status.st_gid, status.st_mode & 0o7777) != owner:
+        return "was changed"
+    if wanted == stat.S_IFREG:
+        contents = tar.extractfile(member)
+        with open(path, "rb") as file:
+            while contents is not None:
+                chunk = contents.read(1 << 20)
+                if file.read(len(chunk) or 1) != chunk:
+                    return "was changed"
+                if not chunk:
+                    break
+    return ""
 
 
 def remove(node: NodeConfig, argv: list[str]) -> int:
@@ -195,7 +276,9 @@ def remove(node: NodeConfig, argv: list[str]) -> int:
         if used:
             shown = " ".join(str(ctid) for ctid in used[:10])
             raise VzError(f"Template {name} is in use by container {shown}", ExitCode.FS_MOUNTED)
-        twins = [other for other in names(node) if other != name and templates.lookup(node, other).digest == template.digest]
+        twins = [
+            other for other in names(node) if other != name and templates.lookup(node, other).digest == template.digest
+        ]
         os.unlink(template.tarball)
         for path in (templates.facts_path(node, name), f"{templates.cache_dir(node)}/{name}.manifest"):
             if os.path.exists(path):

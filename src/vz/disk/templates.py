@@ -115,7 +115,11 @@ def unpacked(node: NodeConfig, name: str) -> str:
     Raises:
         VzError: no template (91), no space (46), a bad archive (48).
     """
-    template = lookup(node, name)
+    return unpack(node, lookup(node, name))
+
+
+def unpack(node: NodeConfig, template: Template) -> str:
+    """Return the unpacked copy of *template*, whose archive need not have its place in the cache yet; see unpacked()."""
     home = f"{node.template}/unpacked"
     tree = f"{home}/{template.digest}/fs"
     if os.path.isdir(tree):
