@@ -62,7 +62,9 @@ class Vz:
     def __init__(self, node: Node) -> None:
         self.node = node
 
-    def __call__(self, *words: object, stdin: str | bytes = b"", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *words: object, stdin: str | bytes = b"", timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         return self.node.run("vzctl", *(str(word) for word in words), stdin=stdin, timeout=timeout)
 
     def run(self, *words: object, stdin: str | bytes = b"", timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -159,5 +161,7 @@ def leftovers(node: Node, ctid: int) -> list[str]:
         found.append("an nft element")
     ids = node.path("/var/lib/vzctl/ids")
     if ids.is_dir():
-        found += [f"id range {f.name}" for f in ids.iterdir() if f.name.isdigit() and f.read_text().strip() == str(ctid)]
+        found += [
+            f"id range {f.name}" for f in ids.iterdir() if f.name.isdigit() and f.read_text().strip() == str(ctid)
+        ]
     return found

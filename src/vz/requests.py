@@ -11,22 +11,22 @@ class Change:
     """The input of ``set`` and ``create``: *values* by option attribute, and the words that are no key of a file."""
 
     __slots__ = (
-        "values",
-        "ip_add",
-        "ip_del",
-        "ip_del_all",
-        "netif_add",
-        "netif_del",
-        "netif_edit",
-        "netdev_add",
-        "netdev_del",
-        "userpasswd",
         "applyconfig",
         "applyconfig_map",
         "config",
-        "save",
         "force",
+        "ip_add",
+        "ip_del",
+        "ip_del_all",
+        "netdev_add",
+        "netdev_del",
+        "netif_add",
+        "netif_del",
+        "netif_edit",
+        "save",
         "setmode",
+        "userpasswd",
+        "values",
     )
 
     def __init__(self) -> None:

@@ -7,12 +7,12 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "src"))
 
-from vz import net, resources  # noqa: E402
+from vz import net  # noqa: E402
 from vz.checkpoint.options import criu_program, dump_options, restore_options  # noqa: E402
 from vz.config.nodeconfig import load_node  # noqa: E402
 from vz.container.ct import load  # noqa: E402
 from vz.kernel.process import starttime  # noqa: E402
-from vz.resources import tree  # noqa: E402
+from vz.resources import cgroups, tree  # noqa: E402
 
 
 def criu(options: list[str], images: str, log: str) -> None:
@@ -35,8 +35,8 @@ criu(dump_options(record, images), images, "dump.log")
 for outside, _ in record.netifs:  # the kernel takes a dead namespace down at its leisure
     subprocess.run(["ip", "link", "del", outside], stderr=subprocess.DEVNULL)
 saved = tree.save(ct)
-resources.remove(ct)
-resources.create(ct)
+cgroups.remove(ct)
+cgroups.create(ct)
 tree.recreate(ct, saved)
 criu(restore_options(record, images, f"{images}/pid"), images, "restore.log")
 with open(f"{images}/pid") as file:

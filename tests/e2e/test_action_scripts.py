@@ -53,9 +53,7 @@ def test_a_pipe_in_a_script_ends_by_sigpipe(vz: Vz, conf: Path, new_ct: Callable
 
 
 @pytest.mark.parametrize(("name", "after"), [("premount", "unmounted"), ("mount", "unmounted"), ("umount", "mounted")])
-def test_a_failure_is_79_and_one_line(
-    vz: Vz, conf: Path, new_ct: Callable[..., int], name: str, after: str
-) -> None:
+def test_a_failure_is_79_and_one_line(vz: Vz, conf: Path, new_ct: Callable[..., int], name: str, after: str) -> None:
     ct = new_ct(start=False)
     verb = "umount" if name == "umount" else "mount"
     if verb == "umount":

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from conftest import Vz
 from testnode import Node
 
@@ -103,7 +104,23 @@ def test_bad_words_change_nothing(vz: Vz, node: Node, ctid: int, status: int, ar
         path.unlink()
 
 
-IDS = ["0", "-1", "1_01", "١٠١", "../x", "101\n", "\n", "1" * 40, "", "2147483645", "no-such-name", ".", "..", "\x1b[2J", "0x65"]
+IDS = [
+    "0",
+    "-1",
+    "1_01",
+    "١٠١",
+    "../x",
+    "101\n",
+    "\n",
+    "1" * 40,
+    "",
+    "2147483645",
+    "no-such-name",
+    ".",
+    "..",
+    "\x1b[2J",
+    "0x65",
+]
 
 
 @pytest.mark.parametrize("word", IDS, ids=ascii)
@@ -125,7 +142,9 @@ def test_a_conf_that_cannot_be_used_is_85(vz: Vz, node: Node, ctid: int) -> None
 
 
 def test_what_a_conf_would_run_is_never_run(vz: Vz, node: Node, ctid: int) -> None:
-    path = put(node, ctid, b'VE_PRIVATE="/vz/$(touch /PWNED)/$VEID"\nHOSTNAME=`touch /PWNED`\nDESCRIPTION="$(touch /PWNED)"\n')
+    path = put(
+        node, ctid, b'VE_PRIVATE="/vz/$(touch /PWNED)/$VEID"\nHOSTNAME=`touch /PWNED`\nDESCRIPTION="$(touch /PWNED)"\n'
+    )
     try:
         for verb in ("status", "start", "mount", "set"):
             vz(verb, ctid, *(["--cpus", "1", "--save"] if verb == "set" else []))
@@ -136,7 +155,7 @@ def test_what_a_conf_would_run_is_never_run(vz: Vz, node: Node, ctid: int) -> No
 
 
 def test_saved_values_are_the_same_to_a_shell(vz: Vz, node: Node, ctid: int) -> None:
-    text = "it's \"quoted\" $(touch /PWNED) `x` \\ ${HOME} ünï #1"
+    text = 'it\'s "quoted" $(touch /PWNED) `x` \\ ${HOME} ünï #1'
     path = put(node, ctid, b"")
     try:
         vz.ok("set", ctid, "--description", text, "--save")

@@ -42,7 +42,15 @@ def test_random_kills(vz: Vz, node: Node) -> None:
         words: dict[str, tuple[object, ...]] = {
             "create": ("create", ctid, "--ostemplate", BUSYBOX),
             "start": ("start", ctid),
-            "set": ("set", ctid, "--ipadd", f"203.0.113.{1 + round_number % 250}", "--hostname", "x.example.com", "--save"),
+            "set": (
+                "set",
+                ctid,
+                "--ipadd",
+                f"203.0.113.{1 + round_number % 250}",
+                "--hostname",
+                "x.example.com",
+                "--save",
+            ),
             "stop": ("stop", ctid, "--fast"),
             "destroy": ("destroy", ctid),
         }

@@ -126,7 +126,10 @@ def test_enter_reads_from_a_pipe_too(vz: Vz, ct: int) -> None:
     done = vz("enter", ct, stdin="echo o''k; exit 3\n")
     assert done.returncode == 0
     assert done.stdout.startswith(f"entered into CT {ct}\n")
-    assert "\nok\r" in done.stdout.replace("\r\n", "\n\r").replace("\n\r", "\r\n").replace("\r\n", "\n") + "\r" or "ok" in done.stdout
+    assert (
+        "\nok\r" in done.stdout.replace("\r\n", "\n\r").replace("\n\r", "\r\n").replace("\r\n", "\n") + "\r"
+        or "ok" in done.stdout
+    )
     assert done.stdout.endswith(f"exited from CT {ct}\n")
 
 

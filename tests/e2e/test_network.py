@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from conftest import Vz
 from testnode import ADDRESS4, ADDRESS6, Node
 

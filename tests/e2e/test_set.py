@@ -22,9 +22,7 @@ def test_save_only_on_a_stopped_ct(vz: Vz, node: Node, new_ct) -> None:  # type:
 def test_live_limits(vz: Vz, node: Node, ct: int) -> None:
     done = vz("set", ct, "--cpuunits", "500", "--cpulimit", "50", "--numproc", "64", "--ram", "64M", "--swap", "32M")
     assert done.returncode == 0
-    assert done.stdout == (
-        "Setting CPU units: 500\nSetting CPU limit: 50\nUB limits were set successfully\n" + UNSAVED
-    )
+    assert done.stdout == ("Setting CPU units: 500\nSetting CPU limit: 50\nUB limits were set successfully\n" + UNSAVED)
     cgroup = f"/sys/fs/cgroup/pids/{node.cgroup_parent}/{ct}/pids.max"
     v2 = f"/sys/fs/cgroup/{node.cgroup_parent}/{ct}/ct/pids.max"
     assert vz.run("sh", "-c", f"cat {cgroup} {v2} 2>/dev/null").stdout == "64\n"
@@ -54,7 +52,17 @@ def test_names(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-d
 
 
 def test_hostname_and_dns_of_a_running_ct(vz: Vz, ct: int) -> None:
-    vz.ok("set", ct, "--hostname", "new.example.com", "--nameserver", "192.0.2.9", "--searchdomain", "example.com", "--save")
+    vz.ok(
+        "set",
+        ct,
+        "--hostname",
+        "new.example.com",
+        "--nameserver",
+        "192.0.2.9",
+        "--searchdomain",
+        "example.com",
+        "--save",
+    )
     assert vz("exec", ct, "hostname").stdout == "new.example.com\n"
     assert vz("exec", ct, "cat /etc/resolv.conf").stdout == "search example.com\nnameserver 192.0.2.9\n"
 
@@ -87,7 +95,7 @@ def test_unknown_keys_and_comments_survive(vz: Vz, node: Node, new_ct) -> None: 
     conf.write_text("# mine\nMY_PANEL_KEY='x y'\n" + conf.read_text())
     vz.ok("set", ctid, "--description", "a $(touch /tmp/pwned) `id`", "--save")
     assert conf.read_text().startswith("# mine\nMY_PANEL_KEY='x y'\n")
-    done = vz.run("sh", "-c", f". /etc/vz/conf/{ctid}.conf; printf %s \"$DESCRIPTION\"")
+    done = vz.run("sh", "-c", f'. /etc/vz/conf/{ctid}.conf; printf %s "$DESCRIPTION"')
     assert done.stdout == "a $(touch /tmp/pwned) `id`"
 
 

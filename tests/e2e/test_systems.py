@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from conftest import Vz, template
 from testnode import Node
 
@@ -17,13 +18,42 @@ def key(vz: Vz) -> str:
 
 
 def ssh(address: str, command: str) -> list[str]:
-    options = ["-F", "none", "-i", "/vz/key", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"]
-    return ["ssh", *options, "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=10", f"root@{address}", command]
+    options = [
+        "-F",
+        "none",
+        "-i",
+        "/vz/key",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "LogLevel=ERROR",
+    ]
+    return [
+        "ssh",
+        *options,
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "ConnectTimeout=10",
+        f"root@{address}",
+        command,
+    ]
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_stock_system_boots_and_works(vz: Vz, node: Node, new_ct, key: str, name: str) -> None:  # type: ignore[no-untyped-def]
-    ctid = new_ct("--ipadd", "192.0.2.51", "--ipadd", "2001:db8::51", "--hostname", "srv.example.com", template=template(name), start=False)
+    ctid = new_ct(
+        "--ipadd",
+        "192.0.2.51",
+        "--ipadd",
+        "2001:db8::51",
+        "--hostname",
+        "srv.example.com",
+        template=template(name),
+        start=False,
+    )
     done = vz("start", ctid, "--wait")
     assert done.returncode == 0 and done.stdout.endswith("Container started successfully\n")
     if "sysvinit" not in name:
@@ -33,7 +63,13 @@ def test_a_stock_system_boots_and_works(vz: Vz, node: Node, new_ct, key: str, na
     assert vz("exec", ctid, "ps -o comm= -p 1").stdout.strip() in ("systemd", "init")
     vz.sh(ctid, f"mkdir -p /root/.ssh && echo '{key}' > /root/.ssh/authorized_keys")
     for address in ("192.0.2.51", "2001:db8::51"):
-        shown = vz.run("sh", "-c", "for i in 1 2 3 4 5; do " + " ".join(f"'{w}'" for w in ssh(address, "hostname; id -u")) + " && exit 0; sleep 0.5; done; exit 1")
+        shown = vz.run(
+            "sh",
+            "-c",
+            "for i in 1 2 3 4 5; do "
+            + " ".join(f"'{w}'" for w in ssh(address, "hostname; id -u"))
+            + " && exit 0; sleep 0.5; done; exit 1",
+        )
         assert shown.stdout == "srv.example.com\n0\n", shown.stderr
     # from another CT
     other = new_ct("--ipadd", "192.0.2.52", template=template(name))
@@ -64,14 +100,26 @@ printf 'Package: vz-hello\\nVersion: 1.0\\nArchitecture: all\\nMaintainer: t <t@
     assert vz.run("sh", "-c", make).returncode == 0
     import subprocess
 
-    server = node.popen("/usr/bin/python3", "-I", "-m", "http.server", "8080", "--bind", "192.0.2.1", "--directory", "/vz/repo", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = node.popen(
+        "/usr/bin/python3",
+        "-I",
+        "-m",
+        "http.server",
+        "8080",
+        "--bind",
+        "192.0.2.1",
+        "--directory",
+        "/vz/repo",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         ctid = new_ct("--ipadd", "192.0.2.53", template=template("debian-12"), start=False)
         vz.ok("start", ctid, "--wait")
         script = """
 echo 'deb [trusted=yes] http://192.0.2.1:8080/ ./' > /etc/apt/sources.list; rm -f /etc/apt/sources.list.d/*
 export DEBIAN_FRONTEND=noninteractive
-apt-get -qq update && apt-get -qq -y install vz-hello >/dev/null && vz-hello && stat -c %a /usr/bin/vz-hello
+apt-get -qq update 2>/dev/null && apt-get -qq -y install vz-hello >/dev/null 2>&1 && vz-hello && stat -c %a /usr/bin/vz-hello
 """
         shown = vz.sh(ctid, script)
         assert shown.splitlines()[-2:] == ["hello", "4755"], shown

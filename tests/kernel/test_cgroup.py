@@ -84,6 +84,28 @@ def test_removal_takes_what_is_below(group: str) -> None:
     cgroup.remove(group)
 
 
+def test_removal_takes_what_is_nested_deeper_than_a_path_is_long_or_python_recurses(group: str) -> None:
+    try:
+        cgroup.write(group, "cgroup.max.depth", "max")
+    except FileNotFoundError:
+        pass
+    name = "n" * 100
+    fd = os.open(group, os.O_RDONLY)
+    for _ in range(1500):
+        try:
+            os.mkdir(name, dir_fd=fd)
+        except OSError as exc:
+            if exc.errno != errno.EAGAIN:
+                raise
+            break  # a limit further up
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    cgroup.remove(group)
+    assert not os.path.exists(group)
+
+
 def test_removal_gives_up_where_a_process_stays(group: str) -> None:
     os.mkdir(f"{group}/a")
     pid = os.fork()

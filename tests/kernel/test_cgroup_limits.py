@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vz import resources
 from vz.config.conffile import ConfFile
 from vz.config.ctconfig import CTConfig
 from vz.config.nodeconfig import NodeConfig
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import bpf, cgroup
-from vz.resources import devices, groups, limits, tree, usage
+from vz.resources import cgroups, devices, limits, tree, usage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BASE = 1_900_000_000
@@ -57,19 +56,19 @@ def make(parent: str) -> Iterator[Callable[..., Container]]:
     def maker(ctid: int = 777, **values: str) -> Container:
         ct = container(parent, ctid, **values)
         made.append(ct)
-        resources.create(ct)
+        cgroups.create(ct)
         return ct
 
     yield maker
     for ct in made:
-        resources.thaw(ct)
-        resources.kill_all(ct)
-        resources.remove(ct)
+        cgroups.thaw(ct)
+        cgroups.kill_all(ct)
+        cgroups.remove(ct)
 
 
 def inside(ct: Container, what: Callable[[], object]) -> int:
     """Run *what* in a child in the CT's cgroups; its true value or errno as the exit status, 0 for a false one."""
-    pid = resources.fork_into(ct)
+    pid = cgroups.fork_into(ct)
     if pid == 0:
         status = 255
         try:
@@ -88,7 +87,7 @@ def wait(pid: int) -> int:
 def sleeper(ct: Container, leaf: str = "") -> int:
     """Start a process in the CT that sleeps, and return its pid once it is there."""
     reader, writer = os.pipe()
-    pid = resources.fork_into(ct, leaf)
+    pid = cgroups.fork_into(ct, leaf)
     if pid == 0:
         try:
             os.write(writer, b".")
@@ -102,7 +101,7 @@ def sleeper(ct: Container, leaf: str = "") -> int:
 
 
 def value(ct: Container, controller: str, what: str) -> str:
-    version, path = groups.limit_dir(ct, controller)
+    version, path = cgroups.limit_dir(ct, controller)
     if not version:
         pytest.skip(f"needs the {controller} controller")
     return cgroup.read(path, FILES[what][version])
@@ -125,7 +124,7 @@ def test_a_process_joins_every_hierarchy(make: Callable[..., Container], parent:
 
 def test_only_the_process_files_belong_to_the_container(make: Callable[..., Container]) -> None:
     ct = make()
-    top = groups.ct_dir(ct)
+    top = cgroups.ct_dir(ct)
     owned = {name for name in os.listdir(f"{top}/ct") if os.stat(f"{top}/ct/{name}").st_uid == BASE}
     assert owned == {"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"}
     assert os.stat(f"{top}/ct").st_uid == BASE
@@ -146,7 +145,7 @@ def test_limits_are_what_the_configuration_says(make: Callable[..., Container]) 
     ct = make(NUMPROC="40:50", PHYSPAGES="0:16384", SWAPPAGES="0:4096", CPUUNITS="2000", CPULIMIT="25")
     assert value(ct, "pids", "pids") == "50"
     assert value(ct, "memory", "memory") == str(20480 * PAGE)
-    version, path = groups.limit_dir(ct, "memory")
+    version, path = cgroups.limit_dir(ct, "memory")
     if version == 1 and os.path.exists(f"{path}/memory.memsw.limit_in_bytes"):
         assert cgroup.read(path, "memory.memsw.limit_in_bytes") == str(20480 * PAGE)
     assert usage.cpu(ct) == (25, 2000)
@@ -192,7 +191,7 @@ def test_a_memory_limit_below_what_is_used_is_refused_and_kills_nobody(make: Cal
     ct = make(PHYSPAGES="0:65536", SWAPPAGES="0:0")
     before = value(ct, "memory", "memory")
     reader, writer = os.pipe()
-    pid = resources.fork_into(ct)
+    pid = cgroups.fork_into(ct)
     if pid == 0:
         hog = bytearray(b"x") * (64 << 20)
         os.write(writer, b".")
@@ -203,12 +202,12 @@ def test_a_memory_limit_below_what_is_used_is_refused_and_kills_nobody(make: Cal
     os.close(writer)
     smaller = container(ct.node.cgroup_parent, PHYSPAGES="0:4096", SWAPPAGES="0:0")
     with pytest.raises(VzError) as caught:
-        resources.apply(smaller, {"physpages"})
+        limits.apply(smaller, {"physpages"})
     assert caught.value.code == ExitCode.SETUBC_ERROR
     assert value(ct, "memory", "memory") == before
     assert os.waitpid(pid, os.WNOHANG) == (0, 0)
     fits = container(ct.node.cgroup_parent, PHYSPAGES="0:32768", SWAPPAGES="0:0")
-    resources.apply(fits, {"physpages"})
+    limits.apply(fits, {"physpages"})
     assert value(ct, "memory", "memory") == str(32768 * PAGE)
     os.kill(pid, signal.SIGKILL)
     wait(pid)
@@ -216,7 +215,7 @@ def test_a_memory_limit_below_what_is_used_is_refused_and_kills_nobody(make: Cal
 
 def test_cpus_gives_so_many_to_see_and_to_use(make: Callable[..., Container]) -> None:
     ct = make(CPUS="1")
-    if not groups.limit_dir(ct, "cpuset")[0]:
+    if not cgroups.limit_dir(ct, "cpuset")[0]:
         pytest.skip("needs the cpuset controller")
     assert inside(ct, lambda: len(os.sched_getaffinity(0))) == 1
     limit = usage.cpu(ct)
@@ -226,19 +225,19 @@ def test_cpus_gives_so_many_to_see_and_to_use(make: Callable[..., Container]) ->
 def test_cpumask_says_which(make: Callable[..., Container]) -> None:
     last = max(os.sched_getaffinity(0))
     ct = make(CPUMASK=str(last))
-    if not groups.limit_dir(ct, "cpuset")[0]:
+    if not cgroups.limit_dir(ct, "cpuset")[0]:
         pytest.skip("needs the cpuset controller")
     assert inside(ct, lambda: os.sched_getaffinity(0) == {last}) == 1
 
 
 def test_a_limit_that_cannot_be_set_is_an_error_and_leaves_nothing(parent: str) -> None:
     ct = container(parent, CPUMASK="4000")
-    if not groups.limit_dir(ct, "cpuset")[0]:
+    if not cgroups.limit_dir(ct, "cpuset")[0]:
         pytest.skip("needs the cpuset controller")
     with pytest.raises(VzError) as caught:
-        resources.create(ct)
+        cgroups.create(ct)
     assert caught.value.code == ExitCode.SETFSHD_ERROR
-    assert not resources.exists(ct)
+    assert not cgroups.exists(ct)
     assert [top for top in tops() if os.path.exists(f"{top}/{parent}/777")] == []
 
 
@@ -272,7 +271,7 @@ def test_a_device_is_used_only_by_whom_it_was_given_to(make: Callable[..., Conta
 def test_a_live_change_of_devices_never_takes_dev_null_away(make: Callable[..., Container]) -> None:
     ct = make()
     more = container(ct.node.cgroup_parent, DEVICES="c:1:11:r")
-    pid = resources.fork_into(ct)
+    pid = cgroups.fork_into(ct)
     if pid == 0:
         try:
             for _ in range(20000):
@@ -289,36 +288,36 @@ def test_a_live_change_of_devices_never_takes_dev_null_away(make: Callable[..., 
 def test_freeze_stops_and_thaw_lets_go_on(make: Callable[..., Container]) -> None:
     ct = make()
     pid = sleeper(ct)
-    resources.freeze(ct)
-    assert resources.is_frozen(ct)
-    assert "frozen 1" in cgroup.read(groups.ct_dir(ct), "cgroup.events")
-    resources.thaw(ct)
-    assert not resources.is_frozen(ct)
-    resources.freeze(ct)
-    resources.kill_all(ct)  # frozen or not
+    cgroups.freeze(ct)
+    assert cgroups.is_frozen(ct)
+    assert "frozen 1" in cgroup.read(cgroups.ct_dir(ct), "cgroup.events")
+    cgroups.thaw(ct)
+    assert not cgroups.is_frozen(ct)
+    cgroups.freeze(ct)
+    cgroups.kill_all(ct)  # frozen or not
     assert wait(pid) == -signal.SIGKILL
 
 
 def test_kill_reaches_processes_in_nested_groups(make: Callable[..., Container]) -> None:
     ct = make()
-    first = sleeper(ct, resources.EXEC_LEAF)
-    nested = f"{groups.ct_dir(ct)}/ct/a/b"
+    first = sleeper(ct, cgroups.EXEC_LEAF)
+    nested = f"{cgroups.ct_dir(ct)}/ct/a/b"
     os.makedirs(nested)
-    second = sleeper(ct, resources.EXEC_LEAF)
+    second = sleeper(ct, cgroups.EXEC_LEAF)
     cgroup.write(nested, "cgroup.procs", second)
-    resources.kill_all(ct)
+    cgroups.kill_all(ct)
     assert [wait(first), wait(second)] == [-signal.SIGKILL] * 2
-    resources.remove(ct)
-    assert not resources.exists(ct)
+    cgroups.remove(ct)
+    assert not cgroups.exists(ct)
 
 
 def test_exec_joins_where_systemd_has_made_the_top_an_inner_node(make: Callable[..., Container]) -> None:
     ct = make()
-    top = f"{groups.ct_dir(ct)}/ct"
+    top = f"{cgroups.ct_dir(ct)}/ct"
     enabled = cgroup.read(top, "cgroup.controllers").split()
     if enabled:
         cgroup.write(top, "cgroup.subtree_control", " ".join(f"+{name}" for name in enabled))
-    pid = sleeper(ct, resources.EXEC_LEAF)
+    pid = sleeper(ct, cgroups.EXEC_LEAF)
     with open(f"/proc/{pid}/cgroup") as file:
         assert f"0::/{ct.node.cgroup_parent}/777/ct/vz-exec" in file.read().splitlines()
     os.kill(pid, signal.SIGKILL)
@@ -327,7 +326,7 @@ def test_exec_joins_where_systemd_has_made_the_top_an_inner_node(make: Callable[
 
 def test_groups_nested_without_end_are_refused_and_removed(make: Callable[..., Container]) -> None:
     ct = make()
-    fd = os.open(f"{groups.ct_dir(ct)}/ct", os.O_RDONLY)
+    fd = os.open(f"{cgroups.ct_dir(ct)}/ct", os.O_RDONLY)
     name = "n" * 200  # far beyond PATH_MAX
     depth = 0
     try:
@@ -339,9 +338,9 @@ def test_groups_nested_without_end_are_refused_and_removed(make: Callable[..., C
     except OSError as exc:
         assert exc.errno == errno.EAGAIN
     os.close(fd)
-    assert 32 < depth <= groups.MAX_DEPTH
-    resources.remove(ct)
-    assert not resources.exists(ct)
+    assert 32 < depth <= cgroups.MAX_DEPTH
+    cgroups.remove(ct)
+    assert not cgroups.exists(ct)
 
 
 def test_twenty_at_once_below_a_parent_that_nobody_has_made(parent: str) -> None:
@@ -352,7 +351,7 @@ def test_twenty_at_once_below_a_parent_that_nobody_has_made(parent: str) -> None
         if pid == 0:
             status = 1
             try:
-                resources.create(ct)
+                cgroups.create(ct)
                 status = inside(ct, lambda: 0)
             except BaseException as exc:
                 print(repr(exc), file=sys.stderr, flush=True)
@@ -361,8 +360,8 @@ def test_twenty_at_once_below_a_parent_that_nobody_has_made(parent: str) -> None
         pids.append(pid)
     assert [wait(pid) for pid in pids] == [0] * 20
     for ct in cts:
-        resources.remove(ct)
-        assert not resources.exists(ct)
+        cgroups.remove(ct)
+        assert not cgroups.exists(ct)
 
 
 def test_a_cpuset_parent_that_was_never_filled_is_filled(parent: str) -> None:
@@ -371,9 +370,9 @@ def test_a_cpuset_parent_that_was_never_filled_is_filled(parent: str) -> None:
         pytest.skip("needs the version 1 cpuset controller")
     os.makedirs(f"{places.v1['cpuset']}/{parent}")  # whoever made it was killed, or has not come further
     ct = container(parent)
-    resources.create(ct)
+    cgroups.create(ct)
     assert inside(ct, lambda: 0) == 0
-    resources.remove(ct)
+    cgroups.remove(ct)
 
 
 def test_controllers_are_switched_on_below_a_parent_made_without_them(parent: str) -> None:
@@ -382,20 +381,20 @@ def test_controllers_are_switched_on_below_a_parent_made_without_them(parent: st
         pytest.skip("needs the pids controller on cgroup version 2")
     os.makedirs(f"{places.unified}/{parent}/deeper")
     ct = container(f"{parent}/deeper", NUMPROC="33:33")
-    resources.create(ct)
-    assert cgroup.read(f"{groups.ct_dir(ct)}/ct", "pids.max") == "33"
-    resources.remove(ct)
+    cgroups.create(ct)
+    assert cgroup.read(f"{cgroups.ct_dir(ct)}/ct", "pids.max") == "33"
+    cgroups.remove(ct)
 
 
 def test_the_tree_inside_is_saved_and_made_again(make: Callable[..., Container]) -> None:
     ct = make()
-    top = f"{groups.ct_dir(ct)}/ct"
+    top = f"{cgroups.ct_dir(ct)}/ct"
     for path in ("system.slice/with space", "user.slice/user-0.slice"):
         os.makedirs(f"{top}/{path}")
     os.chown(f"{top}/user.slice", BASE + 5, BASE + 6)
     lines = tree.save(ct)
-    resources.remove(ct)
-    resources.create(ct)
+    cgroups.remove(ct)
+    cgroups.create(ct)
     tree.recreate(ct, lines)
     assert tree.save(ct) == lines
     assert os.path.isdir(f"{top}/system.slice/with space")
@@ -412,16 +411,16 @@ def test_the_tree_goes_nowhere_else(make: Callable[..., Container]) -> None:
 
 def test_removal_is_quiet_about_what_is_not_there_and_loud_about_who_stays(make: Callable[..., Container]) -> None:
     ct = make()
-    resources.remove(ct)
-    resources.remove(ct)
-    resources.create(ct)
+    cgroups.remove(ct)
+    cgroups.remove(ct)
+    cgroups.create(ct)
     pid = sleeper(ct)
     timer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))  # late, but within patience
     timer.start()
     reaper = threading.Thread(target=wait, args=(pid,))
     reaper.start()
-    resources.remove(ct)
-    assert not resources.exists(ct)
+    cgroups.remove(ct)
+    assert not cgroups.exists(ct)
     timer.join()
     reaper.join()
 
@@ -430,7 +429,7 @@ def test_the_filter_is_one_and_stays_one(make: Callable[..., Container]) -> None
     ct = make()
     for _ in range(20):  # an attach beside the old one would fail at 64 and let nobody through that one refuses
         devices.apply(ct)
-    directory = os.open(groups.ct_dir(ct), os.O_RDONLY)
+    directory = os.open(cgroups.ct_dir(ct), os.O_RDONLY)
     try:
         assert bpf._attached(directory) >= 0
     finally:

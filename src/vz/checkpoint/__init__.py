@@ -1,1 +1,1 @@
-
+"""Checkpoint and restore of a CT by criu(8)."""

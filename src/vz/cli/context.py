@@ -5,7 +5,6 @@ from __future__ import annotations
 from vz.cli.main import Globals
 from vz.config.nodeconfig import NodeConfig, load_node
 from vz.container.ct import Container, find, load
-from vz.errors import BadSyntax
 from vz.ops import report
 
 TYPE_CHECKING = False
@@ -55,18 +54,3 @@ def locked(
         ct = load(ctid, node, must_exist=must_exist)
         settle(ct)
         return action(ct) or 0
-
-
-def flags(argv: list[str], allowed: dict[str, str]) -> set[str]:
-    """Return which of the flags in *allowed* (word → name) stand in *argv*.
-
-    Raises:
-        BadSyntax: any other word (20).
-    """
-    found = set()
-    for word in argv:
-        if word not in allowed:
-            kind = "Unknown option" if word.startswith("-") else "Invalid extra arguments:"
-            raise BadSyntax(f"{kind} {''.join(c if c.isprintable() else '?' for c in word)}")
-        found.add(allowed[word])
-    return found

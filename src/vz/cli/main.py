@@ -21,7 +21,7 @@ VERSION = "5.0"
 class Globals:
     """The words before the command."""
 
-    __slots__ = ("quiet", "verbosity", "skiplock", "program")
+    __slots__ = ("program", "quiet", "skiplock", "verbosity")
 
     def __init__(self, program: str) -> None:
         self.program = program
@@ -108,6 +108,21 @@ def vzctl(argv: list[str]) -> int:
         raise VzError("CTID is missing: vzctl COMMAND CTID|NAME [options]", ExitCode.INVALID_PARAMETER_VALUE)
     status: int = load(module).run(argv, options)
     return status
+
+
+def flags(argv: list[str], allowed: dict[str, str]) -> set[str]:
+    """Return which of the flags in *allowed* (word → name) stand in *argv*.
+
+    Raises:
+        BadSyntax: any other word (20).
+    """
+    found = set()
+    for word in argv:
+        if word not in allowed:
+            kind = "Unknown option" if word.startswith("-") else "Invalid extra arguments:"
+            raise BadSyntax(f"{kind} {_printable(word)}")
+        found.add(allowed[word])
+    return found
 
 
 def _printable(text: str) -> str:

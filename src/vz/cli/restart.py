@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vz.cli import start as start_cli
 from vz.cli import stop as stop_cli
-from vz.cli.context import flags, locked, prepare
-from vz.cli.main import Globals
+from vz.cli.context import locked, prepare
+from vz.cli.main import Globals, flags
 from vz.container.ct import Container
 
 

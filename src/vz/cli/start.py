@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vz.cli.context import flags, locked, prepare
-from vz.cli.main import Globals
+from vz.cli.context import locked, prepare
+from vz.cli.main import Globals, flags
 from vz.container.ct import Container
 
 # --skip-fsck is true of every layout that has no file system of its own: there is nothing to check

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
+from vz.cli.main import Globals, flags
 from vz.config.ctconfig import CTConfig, load_ct
 from vz.config.nodeconfig import load_node
 from vz.container.ct import Container, find
-from vz.cli.main import Globals
-from vz.cli.context import flags
 from vz.errors import InvalidConfig
 
 

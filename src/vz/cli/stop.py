@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vz.cli.context import flags, locked, prepare
-from vz.cli.main import Globals
+from vz.cli.context import locked, prepare
+from vz.cli.main import Globals, flags
 from vz.container.ct import Container
 
 FLAGS = {"--fast": "fast", "--skip-umount": "skip_umount"}

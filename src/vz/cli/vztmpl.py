@@ -158,7 +158,8 @@ def list_(node: NodeConfig, argv: list[str]) -> int:
         size = f"{status.st_size / (1 << 20):.1f}M"
         facts = template.facts
         print(
-            f"{name:<32} {_shown(facts.get('distribution', '-')):<16} {_shown(facts.get('init', '-')):<9} {size:>8} {template.digest[:16]} {day}"
+            f"{name:<32} {_shown(facts.get('distribution', '-')):<16} {_shown(facts.get('init', '-')):<9} "
+            f"{size:>8} {template.digest[:16]} {day}"
         )
     return ExitCode.OK
 
@@ -200,7 +201,7 @@ def verify(node: NodeConfig, argv: list[str]) -> int:
 
 
 def _tree_problems(node: NodeConfig, template: templates.Template) -> list[str]:
-    """Compare the unpacked copy with the archive: every member's kind, mode, owner and contents, and nothing besides."""
+    """Compare the unpacked copy with the archive: each member's kind, mode, owner and contents, and nothing besides."""
     import tarfile
 
     from vz.disk import archive

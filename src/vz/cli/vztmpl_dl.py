@@ -41,7 +41,7 @@ LISTS = ("--list-local", "--list-remote", "--list-all", "--list-orphans")
 class Settings:
     """What download.conf and the command line say."""
 
-    __slots__ = ("prefix", "repositories", "update", "verify", "keyring", "quiet", "ignore_errors")
+    __slots__ = ("ignore_errors", "keyring", "prefix", "quiet", "repositories", "update", "verify")
 
     def __init__(self, conf: ConfFile) -> None:
         self.prefix = (conf.get("TMPL_REPO_PREFIX") or "").rstrip("/").removeprefix("file://")

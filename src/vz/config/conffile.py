@@ -23,7 +23,7 @@ _S_IFMT, _S_IFREG = 0o170000, 0o100000
 class ConfFile:
     """The lines of a file; ``get`` and ``set`` by key.  Nothing set: ``dump`` gives the very bytes that were read."""
 
-    __slots__ = ("path", "warnings", "_lines", "_values", "_changed")
+    __slots__ = ("_changed", "_lines", "_values", "path", "warnings")
 
     def __init__(self, path: str, data: bytes = b"") -> None:
         if b"\0" in data:

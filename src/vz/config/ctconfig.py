@@ -57,6 +57,10 @@ class CTConfig:
         self.__dict__[attr] = value
         return value
 
+    if TYPE_CHECKING:  # what a command line or a new CT puts in place of the file's value
+
+        def __setattr__(self, attr: str, value: Any) -> None: ...
+
     def _parse(self, attr: str) -> Any:
         if attr in _EXEC:
             word = self.values.get(attr.upper())

@@ -28,7 +28,7 @@ class Option:
     values add up.  *set* parses the command line where that differs from a file.
     """
 
-    __slots__ = ("attr", "key", "flags", "parse", "set", "format", "help", "applies", "later", "multi", "value")
+    __slots__ = ("applies", "attr", "flags", "format", "help", "key", "later", "multi", "parse", "set", "value")
 
     def __init__(
         self,

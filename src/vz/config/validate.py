@@ -26,7 +26,7 @@ VSWAP_ONLY = frozenset(("physpages", "swappages"))
 class Finding:
     """One thing to say about a configuration; *attr* and *value* are what would repair it, where anything would."""
 
-    __slots__ = ("level", "text", "attr", "value")
+    __slots__ = ("attr", "level", "text", "value")
 
     def __init__(self, level: str, text: str, attr: str = "", value: tuple[int, int] | None = None) -> None:
         self.level = level

@@ -17,7 +17,7 @@ MAX_CTID = 2147483644
 class Container:
     """One CT as its files describe it; run state is asked anew at each call."""
 
-    __slots__ = ("ctid", "node", "conf", "root", "private", "_record", "_record_read")
+    __slots__ = ("_record", "_record_read", "conf", "ctid", "node", "private", "root")
 
     def __init__(self, ctid: int, node: NodeConfig, conf: CTConfig) -> None:
         self.ctid = ctid
@@ -148,7 +148,9 @@ def need_paths(ct: Container) -> None:
         raise VzError("VE_ROOT is not set", ExitCode.VE_ROOT_NOTSET)
     for path in (ct.private, ct.root):
         if not path.startswith("/") or "\n" in path:
-            raise VzError(f"VE_ROOT and VE_PRIVATE must be absolute paths, not {printable(path)}", ExitCode.INVALID_CONFIG)
+            raise VzError(
+                f"VE_ROOT and VE_PRIVATE must be absolute paths, not {printable(path)}", ExitCode.INVALID_CONFIG
+            )
 
 
 def printable(text: str) -> str:

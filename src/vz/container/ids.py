@@ -44,9 +44,7 @@ def allocate(node: NodeConfig, ctid: int, count: int = RANGE) -> int:
             return base + slot * RANGE
     finally:
         os.close(lock)
-    raise VzError(
-        "no free range of host ids; raise LOCAL_UID_POOL in /etc/vz/vz.conf", ExitCode.RESOURCE_ERROR
-    )
+    raise VzError("no free range of host ids; raise LOCAL_UID_POOL in /etc/vz/vz.conf", ExitCode.RESOURCE_ERROR)
 
 
 def register(ctid: int, first: int, count: int) -> None:

@@ -22,7 +22,7 @@ class CTLock:
         VzError: it cannot be taken (status 3; 77 where LOCKDIR is not set).
     """
 
-    __slots__ = ("path", "held", "stale")
+    __slots__ = ("held", "path", "stale")
 
     def __init__(self, lockdir: str, ctid: int) -> None:
         if not lockdir:

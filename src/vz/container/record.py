@@ -28,16 +28,16 @@ class External:
 class Record:
     __slots__ = (
         "ctid",
-        "init_pid",
-        "init_start",
-        "started_at",
+        "externals",
         "idmap_base",
         "idmap_count",
-        "root",
         "init_path",
-        "externals",
-        "netifs",
+        "init_pid",
+        "init_start",
         "netdevs",
+        "netifs",
+        "root",
+        "started_at",
     )
 
     def __init__(self, ctid: int) -> None:

@@ -14,7 +14,7 @@ import tarfile
 
 from vz.errors import ExitCode, VzError
 from vz.kernel import capabilities, libc, mounts, namespaces
-from vz.kernel.process import TOOL_ENV, which
+from vz.kernel.process import PR_SET_PDEATHSIG, TOOL_ENV, which
 
 SUFFIXES = {".tar": None, ".tar.gz": "gzip", ".tgz": "gzip", ".tar.bz2": "bzip2", ".tar.xz": "xz", ".tar.zst": "zstd"}
 MAX_BYTES = 64 << 30
@@ -116,8 +116,12 @@ def unpack(path: str, target: str, max_bytes: int = MAX_BYTES, max_files: int = 
     errors = os.memfd_create("tar")
     excluded = os.memfd_create("exclude")
     os.write(excluded, "".join(f"{name}\n" for name in found.left_out).encode("utf-8", "surrogateescape"))
+    ours = os.getpid()
     tar_pid = os.fork()
     if tar_pid == 0:
+        libc.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)  # whoever clears up after a killed command finds no one at work
+        if os.getppid() != ours:
+            os._exit(1)
         _confined_tar(stream, excluded, errors, target)
     os.close(stream)
     status = os.waitstatus_to_exitcode(os.waitpid(tar_pid, 0)[1])
@@ -215,8 +219,9 @@ def _confined_tar(stream: int, excluded: int, errors: int, target: str) -> None:
         os.set_inheritable(excluded, True)
         os.execve(
             program,
-            ["tar", "-x", "-f", "-", "--numeric-owner", "--same-owner", "--same-permissions", "--delay-directory-restore",
-             "--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--no-wildcards", "--anchored", "-X", f"/proc/self/fd/{excluded}"],
+            ["tar", "-x", "-f", "-", "--numeric-owner", "--same-owner", "--same-permissions",
+             "--delay-directory-restore", "--xattrs", "--xattrs-include=*", "--warning=no-timestamp",
+             "--no-wildcards", "--anchored", "-X", f"/proc/self/fd/{excluded}"],
             TOOL_ENV,
         )  # fmt: skip
     except BaseException as exc:

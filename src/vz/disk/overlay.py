@@ -79,7 +79,12 @@ def mount(ct: Container) -> None:
             mounts.move_mount(tree_fd, target)
             os.close(tree_fd)
         become(base)
-        layers = [("source", "vz"), ("lowerdir", scratch[0]), ("upperdir", f"{scratch[1]}/up"), ("workdir", f"{scratch[1]}/wk")]
+        layers = [
+            ("source", "vz"),
+            ("lowerdir", scratch[0]),
+            ("upperdir", f"{scratch[1]}/up"),
+            ("workdir", f"{scratch[1]}/wk"),
+        ]
         tree_fd = mounts.fs_mount("overlay", layers + OPTIONS)
         mounts.mount_setattr(tree_fd, propagation=mounts.MS_PRIVATE)
         _check(tree_fd)

@@ -38,7 +38,7 @@ IN_SBIN = "init halt poweroff reboot ip ifconfig route".split()
 class Recipe:
     """A template that can be built: its suite ("" for busybox) and packages."""
 
-    __slots__ = ("name", "suite", "packages")
+    __slots__ = ("name", "packages", "suite")
 
     def __init__(self, name: str, suite: str, packages: str) -> None:
         self.name = name
@@ -77,7 +77,9 @@ def build(recipe: Recipe, archive: str, manifest: str, scratch: str) -> None:
 
 def archive_uri() -> str:
     """Return the URI of the Debian archive that this node's apt reads; VzError (48) when it has none."""
-    listed = _run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"])
+    listed = _run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
+    )
     for line in listed.splitlines():
         uri, release, component = (line.split() + ["", "", ""])[:3]
         if component == "main" and "-" not in release and "security" not in uri:
@@ -97,7 +99,14 @@ def _build_debian(recipe: Recipe, plain: str, manifest: str) -> None:
         f"cp \"$1\"/var/lib/apt/lists/*_InRelease '{manifest}.release' 2>/dev/null || true",
         f"cat \"$1\"/var/lib/apt/lists/*_Packages > '{manifest}.index' 2>/dev/null || true",
     ]
-    argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--components=main", f"--include={recipe.packages}"]
+    argv = [
+        "mmdebstrap",
+        "--quiet",
+        "--mode=root",
+        "--variant=minbase",
+        "--components=main",
+        f"--include={recipe.packages}",
+    ]
     for hook in hooks:
         argv.append(f"--customize-hook={hook}")
     argv.append("--skip=cleanup/apt/lists")
@@ -120,10 +129,16 @@ def _write_manifest(recipe: Recipe, manifest: str) -> None:
                 if key in ("Package", "Version", "Filename", "SHA256"):
                     entry[key] = value.strip()
             elif entry:
-                origin[(entry.get("Package", ""), entry.get("Version", ""))] = (entry.get("Filename", ""), entry.get("SHA256", ""))
+                origin[(entry.get("Package", ""), entry.get("Version", ""))] = (
+                    entry.get("Filename", ""),
+                    entry.get("SHA256", ""),
+                )
                 entry = {}
     if entry:
-        origin[(entry.get("Package", ""), entry.get("Version", ""))] = (entry.get("Filename", ""), entry.get("SHA256", ""))
+        origin[(entry.get("Package", ""), entry.get("Version", ""))] = (
+            entry.get("Filename", ""),
+            entry.get("SHA256", ""),
+        )
     release = ""
     if os.path.exists(f"{manifest}.release"):
         with open(f"{manifest}.release", "rb") as file:
@@ -176,16 +191,22 @@ def _build_busybox(root: str, plain: str, manifest: str) -> None:
     _run(["tar", "-C", root, "--numeric-owner", "--owner=0", "--group=0", "--sort=name", "-cf", plain, "."])
     version = spawn(["dpkg-query", "-W", "-f", "${Version}", "busybox-static"]).stdout.decode() or "unknown"
     with open(manifest, "w", encoding="utf-8") as text_file:
-        text_file.write(f"template busybox\nfile bin/busybox {hashlib.sha256(program).hexdigest()} busybox-static {version}\n")
+        text_file.write(
+            f"template busybox\nfile bin/busybox {hashlib.sha256(program).hexdigest()} busybox-static {version}\n"
+        )
 
 
 def _run(argv: list[str]) -> str:
     try:
-        result = spawn(argv, env={**TOOL_ENV, "DEBIAN_FRONTEND": "noninteractive", "TMPDIR": os.environ.get("TMPDIR", "/var/tmp")})
+        result = spawn(
+            argv, env={**TOOL_ENV, "DEBIAN_FRONTEND": "noninteractive", "TMPDIR": os.environ.get("TMPDIR", "/var/tmp")}
+        )
     except FileNotFoundError:
         raise VzError(f"{argv[0]} is needed to build a template: install it", ExitCode.FS_NEW_VE_PRVT) from None
     if result.status:
         lines = result.stderr.decode("utf-8", "replace").strip().splitlines()
-        wrong = [line for line in lines if line.startswith(("E:", "error"))] or lines[-1:] or [f"status {result.status}"]
+        wrong = (
+            [line for line in lines if line.startswith(("E:", "error"))] or lines[-1:] or [f"status {result.status}"]
+        )
         raise VzError(f"{argv[0]} failed: {wrong[0]}", ExitCode.FS_NEW_VE_PRVT)
     return result.stdout.decode("utf-8", "replace")

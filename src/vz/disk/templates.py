@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
@@ -20,7 +21,7 @@ SUFFIXES = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 class Template:
     """An archive in the cache and what is known of it without reading it."""
 
-    __slots__ = ("name", "tarball", "digest", "facts")
+    __slots__ = ("digest", "facts", "name", "tarball")
 
     def __init__(self, name: str, tarball: str, digest: str, facts: dict[str, str]) -> None:
         self.name = name
@@ -119,7 +120,7 @@ def unpacked(node: NodeConfig, name: str) -> str:
 
 
 def unpack(node: NodeConfig, template: Template) -> str:
-    """Return the unpacked copy of *template*, whose archive need not have its place in the cache yet; see unpacked()."""
+    """Return the unpacked copy of *template*, whose archive need not be in the cache yet; see unpacked()."""
     home = f"{node.template}/unpacked"
     tree = f"{home}/{template.digest}/fs"
     if os.path.isdir(tree):
@@ -137,16 +138,17 @@ def unpack(node: NodeConfig, template: Template) -> str:
 
 def _unpack(node: NodeConfig, template: Template, home: str) -> None:
     from vz.disk import archive
-    from vz.kernel.process import spawn
 
     temporary = f"{home}/.{template.digest}.tmp"
-    spawn(["rm", "-rf", "--one-file-system", "--", temporary])  # a killed unpack's
+    _remove_tree(temporary)  # a killed unpack's
     os.mkdir(temporary, 0o700)
     os.mkdir(f"{temporary}/fs", 0o755)
     os.chmod(f"{temporary}/fs", 0o755)
     try:
         limit_bytes = node.number("TEMPLATE_MAX_SIZE", archive.MAX_BYTES)
-        found = archive.unpack(template.tarball, f"{temporary}/fs", limit_bytes, node.number("TEMPLATE_MAX_FILES", archive.MAX_FILES))
+        found = archive.unpack(
+            template.tarball, f"{temporary}/fs", limit_bytes, node.number("TEMPLATE_MAX_FILES", archive.MAX_FILES)
+        )
         facts = read_facts(node, template.name)
         facts.update(describe(f"{temporary}/fs"))
         facts["files"] = str(found.files)
@@ -154,8 +156,19 @@ def _unpack(node: NodeConfig, template: Template, home: str) -> None:
         write_facts(node, template.name, facts)
         os.rename(temporary, f"{home}/{template.digest}")
     except BaseException:
-        spawn(["rm", "-rf", "--one-file-system", "--", temporary])
+        _remove_tree(temporary)
         raise
+
+
+def _remove_tree(path: str) -> None:
+    """Remove *path*; again while it comes back: the tar of a killed command needs a moment to die."""
+    from vz.kernel.process import spawn
+
+    for _ in range(100):
+        spawn(["rm", "-rf", "--one-file-system", "--", path])
+        if not os.path.lexists(path):
+            return
+        time.sleep(0.02)
 
 
 def describe(tree: str) -> dict[str, str]:
@@ -168,7 +181,9 @@ def describe(tree: str) -> dict[str, str]:
             continue
         fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         if "ID" in fields:
-            facts["distribution"] = f"{fields['ID'].strip(chr(34))} {fields.get('VERSION_ID', '').strip(chr(34))}".strip()
+            facts["distribution"] = (
+                f"{fields['ID'].strip(chr(34))} {fields.get('VERSION_ID', '').strip(chr(34))}".strip()
+            )
             break
     init = f"{tree}/sbin/init"
     usr_init = f"{tree}/usr/sbin/init"

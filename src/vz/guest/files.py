@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from vz.kernel.files import open_in_root
+from vz.kernel.openat import open_in_root
 
 LIMIT = 1 << 20
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY

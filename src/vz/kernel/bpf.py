@@ -23,13 +23,23 @@ BPF_PROG_QUERY = 16
 DEV_BLOCK, DEV_CHAR = 1, 2
 ACC_MKNOD, ACC_READ, ACC_WRITE = 1, 2, 4
 
-_LDX_W, _JNE_K, _JNE_X, _MOV_K, _AND_K, _RSH_K, _EXIT, _MOV_X, _JEQ_K = 0x61, 0x55, 0x5D, 0xB7, 0x57, 0x77, 0x95, 0xBF, 0x15
+_LDX_W, _JNE_K, _JNE_X, _MOV_K, _AND_K, _RSH_K, _EXIT, _MOV_X, _JEQ_K = (
+    0x61,
+    0x55,
+    0x5D,
+    0xB7,
+    0x57,
+    0x77,
+    0x95,
+    0xBF,
+    0x15,
+)
 
 
 class DeviceRule:
     """Allow *access* (ACC_… bits) to devices of *kind* with *major*, and *minor* unless it is None."""
 
-    __slots__ = ("kind", "major", "minor", "access")
+    __slots__ = ("access", "kind", "major", "minor")
 
     def __init__(self, kind: int, major: int, minor: int | None, access: int) -> None:
         self.kind = kind

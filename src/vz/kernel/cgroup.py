@@ -15,6 +15,8 @@ V1_CONTROLLERS = (
     *("net_cls", "net_prio", "hugetlb", "perf_event", "rdma", "misc"),
 )
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class Hierarchies:
     """The mounted hierarchies: *unified* is the cgroup2 mount ("" for none), *v1* maps a controller to its mount,
@@ -132,28 +134,42 @@ def remove(path: str, patience_s: float = 2.0) -> None:
         pause_s = min(pause_s * 2, 0.05)
 
 
-def _remove_tree(path: str, parent_fd: int | None = None) -> None:
-    """Remove *path* and what is below it; by descriptors, since a CT can nest its groups deeper than a path is long."""
+def _remove_tree(path: str) -> None:
+    """Remove *path* and what is below it, deepest first.
+
+    With one descriptor and without recursion: a CT can nest its groups deeper than a path is long, than Python
+    recurses, and than a process may have files open.
+    """
+    top, name = os.path.split(path)
     try:
-        os.rmdir(path, dir_fd=parent_fd)
-        return
+        here = os.open(top, _DIRECTORY)
     except FileNotFoundError:
         return
-    except OSError as exc:
-        if exc.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-            raise
+    names = [name]  # the last one lies in *here*
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
-    except FileNotFoundError:
-        return
-    try:
-        with os.scandir(fd) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        for name in names:
-            _remove_tree(name, fd)
+        while names:
+            try:
+                os.rmdir(names[-1], dir_fd=here)
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                if exc.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                    raise
+                here, before = os.open(names[-1], _DIRECTORY, dir_fd=here), here
+                os.close(before)
+                child = _a_child(here)
+                if not child:
+                    raise  # processes are in it
+                names.append(child)
+                continue
+            names.pop()
+            if names:
+                here, before = os.open("..", _DIRECTORY, dir_fd=here), here
+                os.close(before)
     finally:
-        os.close(fd)
-    try:
-        os.rmdir(path, dir_fd=parent_fd)
-    except FileNotFoundError:
-        pass
+        os.close(here)
+
+
+def _a_child(fd: int) -> str:
+    with os.scandir(fd) as entries:
+        return next((entry.name for entry in entries if entry.is_dir(follow_symlinks=False)), "")

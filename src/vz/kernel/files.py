@@ -1,35 +1,8 @@
-"""Files: whole-file replacement that survives a crash, bounded reads, opening below a root that is not ours."""
+"""Files: whole-file replacement that survives a crash, and bounded reads.  Without ctypes: every command reads."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-
-from .libc import check, syscall
-
-NR_openat2 = 437
-RESOLVE_NO_MAGICLINKS = 2
-RESOLVE_NO_SYMLINKS = 4
-RESOLVE_BENEATH = 8
-RESOLVE_IN_ROOT = 16
-
-
-class open_how(ctypes.Structure):
-    """``struct open_how`` of <linux/openat2.h>."""
-
-    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
-
-
-def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """Open *path* below *dir_fd* as *resolve* allows; see openat2(2).  EXDEV: it led outside; ELOOP: a refused link."""
-    how = open_how(flags | os.O_CLOEXEC, mode, resolve)
-    result = syscall(NR_openat2, dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
-    return check(result, "openat2", path)
-
-
-def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
-    """Open *path* as a process chrooted to *root_fd* would: no link leads out of it (RESOLVE_IN_ROOT)."""
-    return openat2(root_fd, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, mode)
 
 
 def read_bytes(path: str, limit: int = 1 << 20) -> bytes:

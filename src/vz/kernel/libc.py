@@ -26,7 +26,7 @@ def check(result: int, call: str, path: str | None = None) -> int:
     return result
 
 
-def syscall(nr: int, *args: int | bytes | None | ctypes.Array[ctypes.c_char] | object) -> int:
+def syscall(nr: int, *args: int | bytes | ctypes.Array[ctypes.c_char] | object | None) -> int:
     """Make system call *nr*; integers go as longs, as the kernel takes them.  Returns -1 with errno set."""
     longs = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
     return int(libc.syscall(ctypes.c_long(nr), *longs))

@@ -46,7 +46,6 @@ NR_move_mount = 429
 NR_fsopen = 430
 NR_fsconfig = 431
 NR_fsmount = 432
-NR_openat2 = 437
 NR_mount_setattr = 442
 
 
@@ -90,7 +89,13 @@ def move_mount_to_fd(tree_fd: int, target_fd: int) -> None:
 
 
 def mount_setattr(
-    tree_fd: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, userns_fd: int = 0, recursive: bool = False
+    tree_fd: int,
+    *,
+    attr_set: int = 0,
+    attr_clr: int = 0,
+    propagation: int = 0,
+    userns_fd: int = 0,
+    recursive: bool = False,
 ) -> None:
     """Change the attributes of the mount open as *tree_fd*; see mount_setattr(2).
 
@@ -105,7 +110,7 @@ def mount_setattr(
 
 
 def idmap(tree_fd: int, userns_fd: int) -> None:
-    """Map the owners of the detached mount *tree_fd* as the user namespace *userns_fd* maps ids; mount stays private."""
+    """Map the owners of the detached mount *tree_fd* as the user namespace *userns_fd* maps ids; it stays private."""
     mount_setattr(tree_fd, attr_set=MOUNT_ATTR_IDMAP, propagation=MS_PRIVATE, userns_fd=userns_fd)
 
 

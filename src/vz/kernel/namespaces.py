@@ -6,10 +6,9 @@ which reports over a pipe and leaves by ``os._exit``.
 
 from __future__ import annotations
 
+import _signal
 import ctypes
 import os
-
-import _signal
 
 from .libc import check, libc, prctl
 from .process import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP
@@ -113,7 +112,9 @@ def run_in_child(function: Callable[[], bytes | None]) -> bytes:
         try:
             reply = b"=" + (function() or b"")
         except OSError as exc:
-            reply = f"!{exc.errno or 71}\n{exc.filename or ''}\n{exc.strerror or exc}".encode("utf-8", "surrogateescape")
+            reply = f"!{exc.errno or 71}\n{exc.filename or ''}\n{exc.strerror or exc}".encode(
+                "utf-8", "surrogateescape"
+            )
         except BaseException as exc:
             reply = f"?{getattr(exc, 'code', 3)}\n{exc!s}\n{type(exc).__name__}".encode("utf-8", "surrogateescape")
         try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import os
-
-import _socket
 
 from .process import spawn
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import array
 import fcntl
 import os
 import termios
@@ -23,7 +22,7 @@ def open_pair() -> tuple[int, int]:
     master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         os.set_blocking(master, True)
-        fcntl.ioctl(master, TIOCSPTLCK, array.array("i", [0]))
+        fcntl.ioctl(master, TIOCSPTLCK, bytes(4))
         slave: int = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         os.close(master)
@@ -48,7 +47,7 @@ def copy_size(source: int, target: int) -> None:
 
 def send_fd(sock: _socket.socket, fd: int) -> None:
     """Pass *fd* to the process at the other end of *sock*."""
-    sock.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [fd]))])
+    sock.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))])
 
 
 def receive_fd(sock: _socket.socket) -> int:
@@ -56,7 +55,5 @@ def receive_fd(sock: _socket.socket) -> int:
     _, extra, _, _ = sock.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in extra:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            numbers = array.array("i")
-            numbers.frombytes(data[:4])
-            return numbers[0]
+            return int.from_bytes(data[:4], "little", signed=True)
     return -1

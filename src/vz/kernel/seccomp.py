@@ -32,7 +32,7 @@ _Insn = tuple[int, int, int, int]
 class Rule:
     """Refuse call *number* with *errno*; with *argument*, only where (argument & mask) or argument == value."""
 
-    __slots__ = ("number", "errno", "argument", "mask", "values")
+    __slots__ = ("argument", "errno", "mask", "number", "values")
 
     def __init__(
         self, number: int, errno: int, argument: int | None = None, mask: int = 0, values: tuple[int, ...] = ()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import _socket
+import time
 
 from vz.kernel.network import IFF_BROADCAST, IFF_NOARP, IFF_UP, device_address, device_flags, device_names
 
@@ -13,7 +12,9 @@ ARP_REQUEST, ARP_REPLY = 1, 2
 BROADCAST = b"\xff" * 6
 
 
-def arp_frame(operation: int, source_mac: bytes, source_ip: bytes, target_mac: bytes, target_ip: bytes, to: bytes = BROADCAST) -> bytes:
+def arp_frame(
+    operation: int, source_mac: bytes, source_ip: bytes, target_mac: bytes, target_ip: bytes, to: bytes = BROADCAST
+) -> bytes:
     """Return an Ethernet frame with an ARP packet for IPv4."""
     header = to + source_mac + ETH_P_ARP.to_bytes(2, "big")
     fixed = b"\0\1" + ETH_P_IP.to_bytes(2, "big") + b"\6\4" + operation.to_bytes(2, "big")

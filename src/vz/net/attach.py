@@ -119,9 +119,7 @@ def claim(ct: Container, addresses: list[str]) -> None:
                 if owner == str(ct.ctid):
                     break
                 if _runs(owner):
-                    raise VzError(
-                        f"Address {address} is in use by container {owner}", ExitCode.IP_INUSE
-                    ) from None
+                    raise VzError(f"Address {address} is in use by container {owner}", ExitCode.IP_INUSE) from None
                 os.unlink(path)
 
 
@@ -166,7 +164,9 @@ def venet_mac(ctid: int) -> str:
 
 def inside_lines(addresses: list[str]) -> list[str]:
     """Return the CT's side: the addresses, and one default route per family."""
-    lines = [f"addr replace {a}/{128 if ':' in a else 32} dev {VENET}" + (" nodad" if ":" in a else "") for a in addresses]
+    lines = [
+        f"addr replace {a}/{128 if ':' in a else 32} dev {VENET}" + (" nodad" if ":" in a else "") for a in addresses
+    ]
     if any(":" not in a for a in addresses):
         lines.append(f"route replace 0.0.0.0/0 dev {VENET}")
     if any(":" in a for a in addresses):
@@ -288,7 +288,9 @@ def restore_host_side(ct: Container, record: Record) -> None:
         lines += [f"link set {device} arp off addrgenmode none address {venet_mac(ct.ctid)} up"]
         lines += host_route_lines(ct, device, addresses)
     for netif in ct.conf.netif or []:
-        lines += [f"link set {netif.host_ifname} address {netif.host_mac if netif.host_mac != netif.mac else PORT_MAC} up"]
+        lines += [
+            f"link set {netif.host_ifname} address {netif.host_mac if netif.host_mac != netif.mac else PORT_MAC} up"
+        ]
         if netif.bridge:
             lines.append(f"link set {netif.host_ifname} master {netif.bridge}")
     _run(lines, None, ExitCode.CANT_ADDIP)

@@ -29,4 +29,6 @@ def fold(ctid: int, device: str) -> None:
     received, sent = table.byte_counts(device)
     before = stored(ctid)
     make_dirs(TRAFFIC_DIR, 0o700)
-    write_atomically(f"{TRAFFIC_DIR}/{ctid}", f"{before[0] + received} {before[1] + sent}\n".encode(), 0o600, durable=False)
+    write_atomically(
+        f"{TRAFFIC_DIR}/{ctid}", f"{before[0] + received} {before[1] + sent}\n".encode(), 0o600, durable=False
+    )

@@ -41,7 +41,13 @@ def create(ct: Container, change: Change) -> None:
     template = ct.conf.ostemplate
     say(f"Creating container private area ({template})")
     area = f"{ct.private.rstrip('/')}.tmp"
-    facts = {"area": area, "private": ct.private, "conf": conf_path if fresh else "", "link": "", "id_base": 0}
+    facts: dict[str, str | int] = {
+        "area": area,
+        "private": ct.private,
+        "conf": conf_path if fresh else "",
+        "link": "",
+        "id_base": 0,
+    }
     journal.begin(ct.ctid, "create", **facts)
     try:
         base = ct.idmap[0]
@@ -94,7 +100,9 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     if not ct.conf.ostemplate:
         ct.conf.ostemplate = node.def_ostemplate
     if not ct.conf.ostemplate:
-        raise VzError("No OS template: use --ostemplate, or set DEF_OSTEMPLATE in /etc/vz/vz.conf", ExitCode.VE_OSTEMPLATE_NOTSET)
+        raise VzError(
+            "No OS template: use --ostemplate, or set DEF_OSTEMPLATE in /etc/vz/vz.conf", ExitCode.VE_OSTEMPLATE_NOTSET
+        )
     if os.path.lexists(ct.private) and is_mount_point(ct.private):
         raise VzError(f"Private area {ct.private} is a mount point", ExitCode.FS_NEW_VE_PRVT)
     templates.lookup(node, ct.conf.ostemplate)
@@ -125,7 +133,10 @@ def save(ct: Container, sample: Any, values: dict[str, Any], template: str, base
         option = BY_ATTR[attr]
         conf.set(option.key, option.format(value))
     conf.set("VE_ROOT", values.get("ve_root") or conf.get("VE_ROOT") or ct.node.values.get("VE_ROOT", "/vz/root/$VEID"))
-    conf.set("VE_PRIVATE", values.get("ve_private") or conf.get("VE_PRIVATE") or ct.node.values.get("VE_PRIVATE", "/vz/private/$VEID"))
+    conf.set(
+        "VE_PRIVATE",
+        values.get("ve_private") or conf.get("VE_PRIVATE") or ct.node.values.get("VE_PRIVATE", "/vz/private/$VEID"),
+    )
     conf.set("OSTEMPLATE", os.path.basename(template))
     conf.set("VE_LAYOUT", (ct.conf.ve_layout or layout.DEFAULT))
     conf.set("LOCAL_UID", str(base))

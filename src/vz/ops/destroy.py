@@ -68,7 +68,12 @@ def finish(ctid: int, facts: dict[str, str]) -> None:
             discard(dump)
         else:
             os.unlink(dump)
-    for path in (f"{STATE}/veip/{ctid}", f"{STATE}/vepid/{ctid}", f"{STATE}/traffic/{ctid}", f"{STATE}/vzreboot/{ctid}"):
+    for path in (
+        f"{STATE}/veip/{ctid}",
+        f"{STATE}/vepid/{ctid}",
+        f"{STATE}/traffic/{ctid}",
+        f"{STATE}/vzreboot/{ctid}",
+    ):
         try:
             os.unlink(path)
         except FileNotFoundError:

@@ -6,11 +6,10 @@ read and write.  One fork: this process only takes the CT's pid namespace for it
 
 from __future__ import annotations
 
+import _signal
 import errno
 import os
 import select
-
-import _signal
 
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError

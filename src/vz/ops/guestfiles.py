@@ -50,8 +50,16 @@ def node_nameservers() -> list[str]:
 
 
 def prepare_new(ct: Container) -> None:
-    """Run the post-create steps in the new CT's root; it is mounted for them and unmounted again."""
-    from vz.disk import layout
+    """Run the post-create steps in the new CT's root; it is mounted for them and unmounted again.
+
+    Where the template has no ssh server and the distribution file no script there is nothing to do: the machine id is
+    made at the first start.
+    """
+    from vz.disk import layout, templates
+
+    tree = templates.unpacked(ct.node, ct.conf.ostemplate)
+    if not os.path.lexists(f"{tree}/usr/bin/ssh-keygen") and "POST_CREATE" not in distscripts.load(ct).scripts:
+        return
     from vz.kernel import capabilities, namespaces, seccomp
     from vz.kernel.process import wait_pidfd
     from vz.ops.join import edit_in_root
@@ -107,9 +115,11 @@ def wait_booted(ct: Container, limit_s: int) -> None:
             state = exec_status(ct, ["/bin/systemctl", "is-system-running"])[1].strip()
             if state in (b"running", b"degraded"):
                 return
-        elif os.path.lexists(fifo) or not os.path.exists(f"/proc/{ct.init_pid()}/root/etc/inittab"):
-            return
-        elif os.path.basename(_init_program(ct)) == "busybox":
+        elif (
+            os.path.lexists(fifo)
+            or not os.path.exists(f"/proc/{ct.init_pid()}/root/etc/inittab")
+            or os.path.basename(_init_program(ct)) == "busybox"
+        ):
             return
         check_interrupt()
         time.sleep(0.1)

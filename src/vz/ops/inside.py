@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 
-import _signal
-
 from vz.container.record import External
 from vz.kernel import capabilities, libc, mounts, namespaces, seccomp
+from vz.kernel.process import default_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,18 +40,18 @@ class Plan:
     """What init is to be, decided before anything is made."""
 
     __slots__ = (
-        "ctid",
-        "root",
-        "hostname",
         "argv",
-        "env",
+        "ctid",
         "devices",
-        "pty_max",
-        "shm_bytes",
-        "program",
         "dropped",
-        "nesting",
+        "env",
+        "hostname",
         "last_step",
+        "nesting",
+        "program",
+        "pty_max",
+        "root",
+        "shm_bytes",
     )
 
     def __init__(self, ctid: int, root: str) -> None:
@@ -106,13 +105,6 @@ def become_init(plan: Plan) -> None:
     capabilities.drop_from_bounding_set(plan.dropped)
     seccomp.install(plan.program)
     os.execve(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
-
-
-def default_signals() -> None:
-    """Give every signal its default disposition and unblock all: what was ignored would stay so over execve."""
-    for number in (_signal.SIGPIPE, _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGXFSZ):
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def _at(path: str) -> str:
@@ -195,7 +187,9 @@ def _limit_and_mask() -> None:
         pass  # a kernel without; ping then needs its file capability
     # An empty tmpfs on /proc/pressure: systemd from 254 on would bind memory.pressure files, which CRIU cannot restore
     # in a cgroup namespace.  Its one file and one directory also serve as masks, so a mask is no mount from the host.
-    hold = next((path for path in ("/proc/pressure", "/proc/acpi", "/proc/fs", "/sys/firmware") if os.path.isdir(path)), "")
+    hold = next(
+        (path for path in ("/proc/pressure", "/proc/acpi", "/proc/fs", "/sys/firmware") if os.path.isdir(path)), ""
+    )
     if not hold:
         return
     mounts.mount("tmpfs", hold, "tmpfs", SAFE, "size=4k,nr_inodes=3,mode=555")

@@ -13,9 +13,8 @@ from vz.container.ct import Container
 from vz.container.record import Record
 from vz.errors import NotRunning
 from vz.kernel import capabilities, libc, namespaces, seccomp
-from vz.kernel.process import PR_SET_DUMPABLE, starttime
-from vz.ops.inside import default_signals
-from vz.resources import join_exec
+from vz.kernel.process import PR_SET_DUMPABLE, default_signals, starttime
+from vz.resources.cgroups import EXEC_LEAF, fork_into
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
 TYPE_CHECKING = False
@@ -51,11 +50,11 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
     program = seccomp_program(ct.conf.features)
     dropped = dropped_capabilities(ct.conf.capability)
     namespaces.setns(pidfd, namespaces.CLONE_NEWPID)
-    pid = os.fork()
+    pid = fork_into(ct, EXEC_LEAF)
     if pid:
         return pid
     try:
-        enter(ct, pidfd)
+        enter(pidfd)
         capabilities.drop_from_bounding_set(dropped)
         seccomp.install(program)
         run()
@@ -67,11 +66,10 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
     os._exit(126)
 
 
-def enter(ct: Container, pidfd: int) -> None:
-    """Take this forked process into the CT's cgroups, namespaces and ids.  It is in no session of the host's then."""
+def enter(pidfd: int) -> None:
+    """Take this process, forked into the CT's cgroups, into its namespaces and ids, in a session of its own."""
     libc.prctl(PR_SET_DUMPABLE, 0)
     os.setsid()
-    join_exec(ct)
     namespaces.setns(pidfd, NOT_PID)
     os.setgroups([])
     os.setresgid(0, 0, 0)

@@ -21,7 +21,10 @@ def begin(ctid: int, operation: str, **facts: str | int) -> None:
     """Note that *operation* begins on CT *ctid*, with what is needed to finish or undo it."""
     lines = [f"operation={operation}"] + [f"{key}={value}" for key, value in facts.items()]
     make_dirs(JOURNAL_DIR, 0o700)
-    write_atomically(f"{JOURNAL_DIR}/{ctid}", ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), 0o600)
+    # not synced: it answers a killed command, and after a power cut the conf, written last and synced, decides
+    write_atomically(
+        f"{JOURNAL_DIR}/{ctid}", ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), 0o600, durable=False
+    )
 
 
 def end(ctid: int) -> None:
@@ -59,9 +62,9 @@ def mend(ct: Container) -> None:
     elif operation == "set":
         say("An earlier set of this container was interrupted: applying its configuration again")
         if ct.is_running():
-            from vz import resources
+            from vz.resources import limits
 
-            resources.apply(ct, set())
+            limits.apply(ct, set())
     end(ct.ctid)
 
 

@@ -1,8 +1,7 @@
 """The launcher: from a mounted root to a running init, with three processes and no waiting but for each other.
 
     vzctl (host)                    A                                B = pid 1 of the CT
-    fork A                          joins the cgroups
-                                    unshares seven namespaces
+    fork A into the cgroups         unshares seven namespaces
     writes its id maps              becomes root of its user ns
                                     forks B, tells its pid, ends
     makes the network in B's netns                                   mounts, masks, the CT's own files
@@ -13,14 +12,13 @@ B's errors come back over a pipe that execve closes: its end of file is the good
 
 from __future__ import annotations
 
-import os
-
 import _socket
+import os
 
 from vz.errors import ExitCode, VzError
 from vz.kernel import namespaces
-from vz.kernel.process import PR_SET_DUMPABLE
 from vz.kernel.libc import prctl
+from vz.kernel.process import PR_SET_DUMPABLE
 from vz.ops import inside
 
 TYPE_CHECKING = False
@@ -34,7 +32,7 @@ IFF_UP_RUNNING = 0x41
 class Launch:
     """A CT's init that is born but not released yet: make its network, then ``release()``."""
 
-    __slots__ = ("init_pid", "_go", "_errors")
+    __slots__ = ("_errors", "_go", "init_pid")
 
     def __init__(self, init_pid: int, go: int, errors: int) -> None:
         self.init_pid = init_pid
@@ -69,8 +67,8 @@ class Launch:
         self._go = self._errors = -1
 
 
-def launch(plan: inside.Plan, idmap: tuple[int, int], join_cgroups: Callable[[], None]) -> Launch:
-    """Fork the future init of a CT, in its namespaces and cgroups.
+def launch(plan: inside.Plan, idmap: tuple[int, int], fork: Callable[[], int]) -> Launch:
+    """Fork the future init of a CT, in its namespaces and the cgroups that *fork* puts it into.
 
     Raises:
         VzError: with the text of the step that failed (status 7).
@@ -78,12 +76,12 @@ def launch(plan: inside.Plan, idmap: tuple[int, int], join_cgroups: Callable[[],
     to_parent, from_child = os.pipe()
     from_parent, to_child = os.pipe()
     errors, error_end = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         os.close(to_parent)
         os.close(to_child)
         os.close(errors)
-        _first_child(plan, join_cgroups, from_parent, from_child, error_end)
+        _first_child(plan, from_parent, from_child, error_end)
     os.close(from_child)
     os.close(from_parent)
     os.close(error_end)
@@ -108,14 +106,10 @@ def launch(plan: inside.Plan, idmap: tuple[int, int], join_cgroups: Callable[[],
     return Launch(int(word), to_child, errors)
 
 
-def _first_child(
-    plan: inside.Plan, join_cgroups: Callable[[], None], from_parent: int, to_parent: int, errors: int
-) -> None:
+def _first_child(plan: inside.Plan, from_parent: int, to_parent: int, errors: int) -> None:
     step = "start"
     try:
         os.setsid()
-        step = "join the cgroups"
-        join_cgroups()
         step = "make the namespaces"
         namespaces.unshare(namespaces.ALL_NAMESPACES)
         os.write(to_parent, b"u")

@@ -58,7 +58,7 @@ def umount_with_scripts(ct: Container) -> None:
 
 
 def ensure_ids(ct: Container) -> None:
-    """Give the CT its own range of host ids where its conf (an OpenVZ one, say) names none, or claim the one it names."""
+    """Give the CT its own range of host ids where its conf (an OpenVZ one, say) names none, or claim the one named."""
     from vz.container import ids
 
     base, count = ct.idmap

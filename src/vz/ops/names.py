@@ -20,7 +20,9 @@ def check_free(ctid: int, name: str) -> None:
     """Raise VzError (131) when *name* cannot be used for CT *ctid*."""
     bad = not name or not set(name) <= ALLOWED or name in (".", "..") or name.isdigit() or len(name) > 255
     if bad:
-        raise VzError(f"Invalid name {printable(name)}: letters, digits, space and - + _ . only", ExitCode.SET_NAME_ERROR)
+        raise VzError(
+            f"Invalid name {printable(name)}: letters, digits, space and - + _ . only", ExitCode.SET_NAME_ERROR
+        )
     owner = owner_of(name)
     if owner is not None and owner != ctid:
         raise VzError(f"Conflict: name {name} already used by container {owner}", ExitCode.SET_NAME_ERROR)

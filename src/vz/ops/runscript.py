@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from vz import resources
 from vz.container.ct import Container, need_paths
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_bytes
@@ -12,9 +11,10 @@ from vz.kernel.process import starttime
 from vz.ops import mount
 from vz.ops.exec import exec_command
 from vz.ops.launch import launch
+from vz.ops.report import warn
 from vz.ops.start import forget, make_plan, new_record
 from vz.ops.undo import Undo
-from vz.ops.report import warn
+from vz.resources import cgroups
 
 
 def runscript(ct: Container, path: str) -> int:
@@ -40,11 +40,11 @@ def runscript(ct: Container, path: str) -> int:
         with Undo(warn) as undo:
             record.save()
             undo.add(forget, ct)
-            resources.create(ct)
+            cgroups.create(ct)
             plan = make_plan(ct, record, False)
             # a first process that does nothing: it keeps the namespaces for as long as the script runs
             plan.argv = ["/bin/sh", "-c", "while :; do sleep 1000; done"]
-            born = launch(plan, (record.idmap_base, record.idmap_count), lambda: resources.join(ct))
+            born = launch(plan, (record.idmap_base, record.idmap_count), lambda: cgroups.fork_into(ct))
             undo.add(born.abandon)
             record.init_pid = born.init_pid
             record.init_start = starttime(born.init_pid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vz import guest, net, resources
+from vz import guest, net
 from vz.config import samples
 from vz.config.conffile import ConfFile
 from vz.config.ctconfig import load_ct
@@ -15,12 +15,15 @@ from vz.ops import distscripts, guestfiles, journal, names
 from vz.ops.join import edit_in_ct, edit_in_root, open_init
 from vz.ops.report import say, warn
 from vz.requests import Change
+from vz.resources import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-RESOURCE_ATTRS = frozenset("cpuunits cpulimit cpus cpumask nodemask numproc physpages swappages devices devnodes".split())
+RESOURCE_ATTRS = frozenset(
+    "cpuunits cpulimit cpus cpumask nodemask numproc physpages swappages devices devnodes".split()
+)
 RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options"}
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
@@ -147,7 +150,7 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any], restart_on
         record, pidfd = open_init(ct)
         resource_attrs = RESOURCE_ATTRS & set(values)
         if resource_attrs:
-            resources.apply(ct, set(resource_attrs))
+            limits.apply(ct, set(resource_attrs))
             _say_resources(values)
         if {"devices", "devnodes"} & set(values):
             from vz.resources import devices

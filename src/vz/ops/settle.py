@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 
-from vz import net, resources
+from vz import net
 from vz.config.paths import RUN, STATE
 from vz.container.ct import Container
-from vz.disk import layout
+from vz.disk import layout, overlay
 from vz.ops import journal
 from vz.ops.report import say
+from vz.resources import cgroups, devices
 
 
 def settle(ct: Container, *, quiet: bool = False) -> None:
@@ -22,7 +23,7 @@ def settle(ct: Container, *, quiet: bool = False) -> None:
     if ct.is_running():
         return
     record = ct.record()
-    if record is None and not os.path.isdir(f"{RUN}/{ct.ctid}") and not resources.exists(ct):
+    if record is None and not os.path.isdir(f"{RUN}/{ct.ctid}") and not cgroups.exists(ct):
         return  # the usual case: two look-ups
     if record is not None and not quiet:
         what = "ended by itself" if record.init_pid else "was left half-started"
@@ -35,12 +36,12 @@ def settle(ct: Container, *, quiet: bool = False) -> None:
 def clear(ct: Container) -> None:
     """Take away everything of a CT whose init is dead, but its root mount; each step can be repeated."""
     record = ct.record()
-    resources.kill_all(ct)
+    cgroups.kill_all(ct)
     if record is not None:
         net.detach(ct, record)
-    resources.remove(ct)
-    resources.remove_nodes(ct)
-    layout.overlay.umount_scratch(ct)
+    cgroups.remove(ct)
+    devices.remove_nodes(ct)
+    overlay.umount_scratch(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}", f"{RUN}/{ct.ctid}/record"):
         try:
             os.unlink(path)

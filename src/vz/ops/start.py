@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import time
 
-from vz import guest, net, resources
+from vz import guest, net
 from vz.config.paths import STATE
 from vz.container.ct import Container, need_paths
 from vz.container.record import Record
+from vz.disk import layout
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.files import make_dirs, write_atomically
 from vz.kernel.process import starttime
-from vz.disk import layout
 from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, warn
 from vz.ops.undo import Undo
+from vz.resources import cgroups, devices, limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
 WAIT_LIMIT_S = 3600
@@ -31,7 +32,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
     """
     check(ct, force=force)
     say("Starting container...")
-    for text in ct.conf.check() + hostcheck.warnings() + resources.warnings(ct):
+    for text in ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
     try:
         boot(ct, wait=wait, skip_remount=skip_remount)
@@ -70,11 +71,11 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         record = new_record(ct)
         record.save()  # init_pid=0: a trace for whoever finds this start killed
         undo.add(forget, ct)
-        resources.create(ct)
-        undo.add(resources.remove, ct)
-        undo.add(resources.kill_all, ct)
+        cgroups.create(ct)
+        undo.add(cgroups.remove, ct)
+        undo.add(cgroups.kill_all, ct)
         plan = make_plan(ct, record, wait)
-        born = launch(plan, (record.idmap_base, record.idmap_count), lambda: resources.join(ct))
+        born = launch(plan, (record.idmap_base, record.idmap_count), lambda: cgroups.fork_into(ct))
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
@@ -109,7 +110,7 @@ def new_record(ct: Container) -> Record:
     record = Record(ct.ctid)
     record.idmap_base, record.idmap_count = ct.idmap
     record.root = ct.root
-    record.externals = inside.device_externals(resources.make_nodes(ct))
+    record.externals = inside.device_externals(devices.make_nodes(ct))
     return record
 
 
@@ -121,7 +122,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.argv = ["/sbin/init", "-z", "      "]
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
     plan.devices = record.externals
-    plan.pty_max = resources.pty_limit(ct)
+    plan.pty_max = limits.pty_limit(ct)
     plan.program = seccomp_program(ct.conf.features)
     plan.dropped = dropped_capabilities(ct.conf.capability)
     guest_config = guestfiles.guest_config(ct)
@@ -149,4 +150,4 @@ def forget(ct: Container) -> None:
 
 def kill(ct: Container) -> None:
     """End a CT that runs but must not."""
-    resources.kill_all(ct)
+    cgroups.kill_all(ct)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import _signal
 import os
 
-import _signal
-
-from vz import net, resources
+from vz import net
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
 from vz.kernel.process import pidfd_send_signal, wait_pidfd
@@ -15,6 +14,7 @@ from vz.ops.join import open_init
 from vz.ops.report import say, warn
 from vz.ops.settle import clear
 from vz.ops.undo import check_interrupt
+from vz.resources import cgroups
 
 DEFAULT_TIMEOUT_S = 120
 KILL_TIMEOUT_S = 30
@@ -36,7 +36,7 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> Non
         return
     try:
         scripts.run_in_ct(ct, "stop")
-        resources.thaw(ct)
+        cgroups.thaw(ct)
         # our own hold on its network: devices moved in can be taken back after init has ended
         netns = os.open(f"/proc/{record.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -123,7 +123,11 @@ def _exec_halt() -> None:
     os.closerange(3, 1 << 16)
     for path in ("/sbin/halt", "/usr/sbin/halt", "/bin/halt"):
         try:
-            os.execve(path, ["halt"], {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "TERM": "linux"})
+            os.execve(
+                path,
+                ["halt"],
+                {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "TERM": "linux"},
+            )
         except FileNotFoundError:
             continue
     os._exit(127)

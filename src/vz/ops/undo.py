@@ -42,7 +42,7 @@ def check_interrupt() -> None:
 class Undo:
     """``with Undo() as undo: … undo.add(function, *args)``; a clean end forgets all inverses."""
 
-    __slots__ = ("_steps", "_report")
+    __slots__ = ("_report", "_steps")
 
     def __init__(self, report: Callable[[str], None] | None = None) -> None:
         self._steps: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []

@@ -9,7 +9,7 @@ from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import bpf, cgroup
 from vz.kernel.files import make_dirs
-from vz.resources.groups import ct_dir, v1_dir
+from vz.resources.cgroups import ct_dir, v1_dir
 
 ALL = bpf.ACC_READ | bpf.ACC_WRITE
 # null zero full random urandom, tty console ptmx, pseudo-terminals

@@ -12,7 +12,7 @@ from vz.config.units import PAGE, UNLIMITED
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import cgroup
-from vz.resources.groups import limit_dir
+from vz.resources.cgroups import limit_dir
 
 DEFAULT_PIDS = 8192
 PERIOD_US = 100000
@@ -64,7 +64,9 @@ def memory_ceiling_bytes(ct: Container) -> int | None:
     return int((ram[1] + extra) * PAGE)
 
 
-def _write(ct: Container, controller: str, writes: dict[int, list[tuple[str, str | int]]], code: int, what: str) -> None:
+def _write(
+    ct: Container, controller: str, writes: dict[int, list[tuple[str, str | int]]], code: int, what: str
+) -> None:
     version, path = limit_dir(ct, controller)
     if not version:
         return
@@ -122,7 +124,7 @@ def _memory_v1(path: str, ceiling: int) -> None:
 
 
 def _unreclaimable_v2(path: str) -> int:
-    """Return the bytes that no reclaim can free: swap is off for a CT, so all but files and the caches of the kernel."""
+    """Return the bytes that no reclaim can free: swap is off for a CT, so all but files and the kernel's caches."""
     held = dict(line.split() for line in cgroup.read(path, "memory.stat").splitlines())
     return sum(int(held.get(word, 0)) for word in ("anon", "shmem", "kernel_stack", "pagetables", "slab_unreclaimable"))
 
@@ -146,8 +148,8 @@ def _cpulimit(ct: Container, fresh: bool) -> None:
     if not percent and fresh:
         return
     quota = percent * PERIOD_US // 100
-    v1 = [("cpu.cfs_period_us", PERIOD_US), ("cpu.cfs_quota_us", quota if percent else -1)]
-    v2 = [("cpu.max", f"{quota if percent else 'max'} {PERIOD_US}")]
+    v1: list[tuple[str, str | int]] = [("cpu.cfs_period_us", PERIOD_US), ("cpu.cfs_quota_us", quota if percent else -1)]
+    v2: list[tuple[str, str | int]] = [("cpu.max", f"{quota if percent else 'max'} {PERIOD_US}")]
     _write(ct, "cpu", {1: v1, 2: v2}, ExitCode.SETFSHD_ERROR, "cpulimit")
 
 

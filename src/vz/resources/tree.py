@@ -10,9 +10,19 @@ import os
 
 from vz.container.ct import Container
 from vz.kernel import cgroup
-from vz.resources.groups import DELEGATED, ct_dir
+from vz.resources.cgroups import DELEGATED, ct_dir
 
-LIMITS = ("cgroup.subtree_control", "cpu.weight", "cpu.max", "memory.min", "memory.low", "memory.high", "memory.max", "pids.max", "io.weight")
+LIMITS = (
+    "cgroup.subtree_control",
+    "cpu.weight",
+    "cpu.max",
+    "memory.min",
+    "memory.low",
+    "memory.high",
+    "memory.max",
+    "pids.max",
+    "io.weight",
+)
 
 
 def save(ct: Container) -> list[str]:
@@ -23,7 +33,11 @@ def save(ct: Container) -> list[str]:
     for folder, names, _ in os.walk(top):
         names.sort()
         status = os.stat(folder)
-        fields = [os.path.relpath(folder, top).replace("\\", "\\134").replace(" ", "\\040"), str(status.st_uid - base), str(status.st_gid - base)]
+        fields = [
+            os.path.relpath(folder, top).replace("\\", "\\134").replace(" ", "\\040"),
+            str(status.st_uid - base),
+            str(status.st_gid - base),
+        ]
         for key in LIMITS:
             try:
                 value = cgroup.read(folder, key)

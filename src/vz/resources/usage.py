@@ -5,7 +5,7 @@ from __future__ import annotations
 from vz.config.units import UNLIMITED
 from vz.container.ct import Container
 from vz.kernel import cgroup
-from vz.resources.groups import limit_dir
+from vz.resources.cgroups import limit_dir
 
 PAGE = 4096
 

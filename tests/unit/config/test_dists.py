@@ -83,7 +83,7 @@ def test_a_script_that_is_not_there_is_108(folder: Path, name: str) -> None:
 
 
 def test_values_are_text_for_the_shell() -> None:
-    value = "it's $(touch /tmp/never) `id` \"x\" \\ \n line"
+    value = 'it\'s $(touch /tmp/never) `id` "x" \\ \n line'
     done = subprocess.run(["sh", "-s"], input=dists.exports({"A": value}) + b'printf %s "$A"', capture_output=True)
     assert done.stdout.decode() == value and not done.stderr
 

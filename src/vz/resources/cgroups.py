@@ -7,20 +7,22 @@ hierarchy, nothing delegated, never mounted inside.
 
 from __future__ import annotations
 
+import _signal
 import errno
 import os
 import select
 import time
 
-import _signal
-
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import cgroup
+from vz.kernel.process import fork_into as fork_into_cgroup
 
 DELEGATED = ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control")
 WANTED = ("cpu", "cpuset", "memory", "io", "pids")
 EXEC_LEAF = "vz-exec"
+# what a CT may nest: systemd and a container engine inside need about ten levels; each group costs the node memory
+MAX_DEPTH, MAX_DESCENDANTS = 64, 8192
 
 
 def ct_dir(ct: Container) -> str:
@@ -57,36 +59,53 @@ def create(ct: Container) -> None:
 
     places = cgroup.hierarchies()
     if not places.unified:
-        raise VzError("No cgroup2 file system is mounted (/sys/fs/cgroup or /sys/fs/cgroup/unified)", ExitCode.BAD_KERNEL)
+        raise VzError(
+            "No cgroup2 file system is mounted (/sys/fs/cgroup or /sys/fs/cgroup/unified)", ExitCode.BAD_KERNEL
+        )
     try:
-        for path in _v1_dirs(ct):
-            _make_path(os.path.dirname(path), path)
-        own = ct_dir(ct)
-        _make_v2(places, own)
-        base = ct.idmap[0]
-        for name in DELEGATED:
-            os.chown(f"{own}/ct{name}", base, base)
-    except OSError as exc:
-        raise VzError(f"Unable to make cgroups: {exc.filename}: {exc.strerror}", ExitCode.ENVCREATE_ERROR) from exc
-    limits.apply(ct, None)
-    devices.apply(ct)
+        try:
+            for mount in places.v1_mounts:
+                _make_v1(mount, f"{mount}/{ct.node.cgroup_parent}/{ct.ctid}")
+            own = ct_dir(ct)
+            _make_v2(places, own)
+            cgroup.write(own, "cgroup.max.depth", MAX_DEPTH)
+            cgroup.write(own, "cgroup.max.descendants", MAX_DESCENDANTS)
+            base = ct.idmap[0]
+            for name in DELEGATED:
+                os.chown(f"{own}/ct{name}", base, base)
+        except OSError as exc:
+            raise VzError(f"Unable to make cgroups: {exc.filename}: {exc.strerror}", ExitCode.ENVCREATE_ERROR) from exc
+        limits.apply(ct, None)
+        devices.apply(ct)
+    except BaseException:
+        remove(ct)
+        raise
 
 
-def join(ct: Container) -> None:
-    """Move this process, forked and with one thread, into the CT's cgroups; its next cgroup namespace starts there."""
-    _join_v1(ct)
-    _enter(f"{ct_dir(ct)}/ct/cgroup.procs")
+def fork_into(ct: Container, leaf: str = "") -> int:
+    """Fork a child into the CT's cgroups and return as fork(2) does; its next cgroup namespace starts there.
 
-
-def join_exec(ct: Container) -> None:
-    """Move this forked process in for exec: on cgroup2 into a leaf, since systemd makes ``ct`` an inner node."""
-    _join_v1(ct)
-    leaf = f"{ct_dir(ct)}/ct/{EXEC_LEAF}"
+    *leaf* EXEC_LEAF is for exec: systemd makes ``ct`` an inner node, which takes no process on version 2.
+    """
+    path = f"{ct_dir(ct)}/ct{'/' + leaf if leaf else ''}"
     try:
-        _enter(f"{leaf}/cgroup.procs")
+        group = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        cgroup.make(leaf)
-        _enter(f"{leaf}/cgroup.procs")
+        cgroup.make(path)
+        group = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        pid = fork_into_cgroup(group)
+    finally:
+        os.close(group)
+    if pid == 0:
+        try:
+            for folder in _v1_dirs(ct):
+                # "0" into tasks, from a single thread: since Linux 5.18 this goes without the lock that waits for RCU
+                _enter(f"{folder}/tasks")
+        except BaseException as exc:  # must not unwind into what the parent does, its undo first of all
+            os.write(2, f"Unable to join the cgroups of CT {ct.ctid}: {exc}\n".encode())
+            os._exit(126)
+    return pid
 
 
 def freeze(ct: Container, timeout_s: float = 10.0) -> None:
@@ -148,53 +167,70 @@ def _v1_dirs(ct: Container) -> list[str]:
     return [f"{mount}/{ct.node.cgroup_parent}/{ct.ctid}" for mount in cgroup.hierarchies().v1_mounts]
 
 
-def _make_path(parent: str, path: str) -> None:
+def _make_v1(mount: str, path: str) -> None:
     """Make version 1 cgroup *path*; a cpuset has to be filled before anything can join it."""
     try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        _make_path(os.path.dirname(parent), parent)
         cgroup.make(path)
-    if os.path.exists(f"{path}/cpuset.cpus"):
+    except FileNotFoundError:
+        _make_v1(mount, os.path.dirname(path))
+        cgroup.make(path)
+    if cgroup.hierarchies().v1.get("cpuset") == mount:
         for key in ("cpuset.cpus", "cpuset.mems"):
-            if not cgroup.read(path, key):
-                cgroup.write(path, key, cgroup.read(parent, key))
+            _fill(mount, path, key)
+
+
+def _fill(mount: str, path: str, key: str) -> str:
+    """Return *key* of cpuset *path*, filled from above when it is empty: who made a parent may not have come to it."""
+    value = cgroup.read(path, key)
+    if not value and path != mount:
+        value = _fill(mount, os.path.dirname(path), key)
+        cgroup.write(path, key, value)
+    return value
 
 
 def _make_v2(places: cgroup.Hierarchies, own: str) -> None:
     """Make ``own`` and ``own/ct`` with the controllers we use switched on down to them."""
     wanted = [name for name in WANTED if name in places.v2]
+    parent = os.path.dirname(own)
     try:
-        os.mkdir(own)
-    except FileExistsError:
-        pass
+        cgroup.make(own)
+        missing = _enable(parent, wanted)
     except FileNotFoundError:
+        missing = wanted or [""]
+    if missing:  # the parent is new, or made by somebody (systemd, an admin) who left controllers out: the whole way
         path = places.unified
         for part in os.path.relpath(own, places.unified).split("/"):
             _enable(path, wanted)
             path = f"{path}/{part}"
             cgroup.make(path)
-    if wanted:
-        _enable(os.path.dirname(own), wanted)
-        _enable(own, wanted)
+    _enable(own, wanted)
     cgroup.make(f"{own}/ct")
 
 
-def _enable(path: str, wanted: list[str]) -> None:
+def _enable(path: str, wanted: list[str]) -> list[str]:
+    """Switch the controllers *wanted* on for the children of *path* and return those that the kernel refused.
+
+    One refusal (cpu while real-time tasks live in a group, say) must not cost the others; a limit that needs a
+    controller which is not there is refused by its writer.
+    """
     if not wanted:
-        return
+        return []
     enabled = cgroup.read(path, "cgroup.subtree_control").split()
     missing = [name for name in wanted if name not in enabled]
-    if missing:
+    if not missing:
+        return []
+    try:
         cgroup.write(path, "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
-
-
-def _join_v1(ct: Container) -> None:
-    for path in _v1_dirs(ct):
-        # "0" into tasks, from a single thread: since Linux 5.18 this goes without the lock that costs an RCU period
-        _enter(f"{path}/tasks")
+        return []
+    except OSError:
+        pass
+    refused = []
+    for name in missing:
+        try:
+            cgroup.write(path, "cgroup.subtree_control", f"+{name}")
+        except OSError:
+            refused.append(name)
+    return refused
 
 
 def _enter(file: str) -> None:
