@@ -204,17 +204,22 @@ def lifecycle(engines: list[Engine], rounds: int) -> dict[str, dict[str, list[fl
 
 def report(times: dict[str, dict[str, list[float]]]) -> None:
     names = list(times)
-    print(f"| engine | {' | '.join(STEPS)} | whole cycle | cycle / runc |")
-    print("|---" * (len(STEPS) + 3) + "|")
     totals = {n: [sum(parts) for parts in zip(*times[n].values(), strict=True)] for n in names}
-    for name in names:
-        cells = [f"{statistics.median(times[name][s]):.1f}" for s in STEPS]
-        ratio = statistics.median(a / b for a, b in zip(totals[name], totals.get("runc", totals[name]), strict=True))
-        print(f"| {name} | {' | '.join(cells)} | {statistics.median(totals[name]):.1f} | {ratio:.2f} |")
-    if "runc" in times:
+    for what, pick in (("median", statistics.median), ("best", min)):
+        print(f"\n{what} of {len(totals[names[0]])} rounds, milliseconds\n")
+        print(f"| engine | {' | '.join(STEPS)} | whole cycle | cycle / runc | start / runc |")
+        print("|---" * (len(STEPS) + 4) + "|")
         for name in names:
-            ratio = statistics.median(a / b for a, b in zip(times[name]["start"], times["runc"]["start"], strict=True))
-            print(f"start of {name} / start of runc: {ratio:.2f}")
+            cells = [f"{pick(times[name][s]):.1f}" for s in STEPS] + [f"{pick(totals[name]):.1f}"]
+            if "runc" in times and what == "median":  # of the ratios within a round, which saw the same machine
+                cells += [f"{pick([a / b for a, b in zip(totals[name], totals['runc'], strict=True)]):.2f}"]
+                cells += [
+                    f"{pick([a / b for a, b in zip(times[name]['start'], times['runc']['start'], strict=True)]):.2f}"
+                ]
+            elif "runc" in times:
+                cells += [f"{pick(totals[name]) / pick(totals['runc']):.2f}"]
+                cells += [f"{pick(times[name]['start']) / pick(times['runc']['start']):.2f}"]
+            print(f"| {name} | {' | '.join(cells)} |")
 
 
 def density(count: int) -> None:

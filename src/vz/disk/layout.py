@@ -94,7 +94,7 @@ def umount_root(ct: Container) -> None:
     """
     try:
         while ct.is_mounted():
-            mounts.umount(ct.root, mounts.UMOUNT_NOFOLLOW)
+            mounts.umount_and_sync_later(ct.root, mounts.UMOUNT_NOFOLLOW)
         overlay.umount_scratch(ct)
     except OSError as exc:
         hint = "; a process of the host has its directory or a file there" if exc.errno == errno.EBUSY else ""

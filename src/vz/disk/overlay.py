@@ -2,7 +2,7 @@
 
 Private area: ``up/`` (the CT's writes), ``wk/`` (overlayfs' work), ``lower`` (which template, by digest).  The
 *layers* are idmapped, never the overlay; the mounter must have an id that their map knows, else the kernel
-mounts it read-only without a word (so we become the CT's root for that one call, and look afterwards).
+mounts it read-only without a word (so we take the file-system ids of the CT's root for it, and look afterwards).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import time
 
 from vz.config.paths import RUN
 from vz.container.ct import Container
@@ -18,9 +19,10 @@ from vz.errors import ExitCode, VzError
 from vz.kernel import mounts
 from vz.kernel.files import make_dirs, read_text, write_atomically
 from vz.kernel.libc import libc
-from vz.kernel.namespaces import become, open_userns, run_in_child
+from vz.kernel.namespaces import FileSystemIds, userns
 
 NAME = "overlay"
+SYNC_PATIENCE_S = 60.0
 # index: hard links survive a copy-up; nfs_export: file handles, without which CRIU cannot dump an inotify watch
 OPTIONS = [("index", "on"), ("nfs_export", "on")]
 
@@ -70,31 +72,42 @@ def mount(ct: Container) -> None:
     for path in (f"{RUN}/{ct.ctid}", *scratch):
         make_dirs(path, 0o700)
     base, count = ct.idmap
-    userns_fd = open_userns(base, count)
-
-    def build() -> None:
+    try:
         for source, target in zip((lower, ct.private), scratch):
             tree_fd = mounts.open_tree(source)
-            mounts.idmap(tree_fd, userns_fd)
-            mounts.move_mount(tree_fd, target)
-            os.close(tree_fd)
-        become(base)
+            try:
+                mounts.idmap(tree_fd, userns(base, count))
+                mounts.move_mount(tree_fd, target)
+            finally:
+                os.close(tree_fd)
         layers = [
             ("source", "vz"),
             ("lowerdir", scratch[0]),
             ("upperdir", f"{scratch[1]}/up"),
             ("workdir", f"{scratch[1]}/wk"),
         ]
-        tree_fd = mounts.fs_mount("overlay", layers + OPTIONS)
-        mounts.mount_setattr(tree_fd, propagation=mounts.MS_PRIVATE)
-        _check(tree_fd)
-        mounts.move_mount(tree_fd, ct.root)
-
-    try:
-        run_in_child(build)  # with other ids; overlayfs keeps its own clones of the layers
+        with FileSystemIds(base):
+            tree_fd = _mount_when_free(layers + OPTIONS)
+        try:
+            mounts.mount_setattr(tree_fd, propagation=mounts.MS_PRIVATE)
+            _check(tree_fd)
+            mounts.move_mount(tree_fd, ct.root)
+        finally:
+            os.close(tree_fd)
     finally:
-        os.close(userns_fd)
-        umount_scratch(ct)
+        umount_scratch(ct)  # overlayfs keeps its own clones of the layers
+
+
+def _mount_when_free(options: list[tuple[str, str]]) -> int:
+    """Make the overlay; its last mount may still be syncing in the background, and until then the upper is taken."""
+    deadline = time.monotonic() + SYNC_PATIENCE_S
+    while True:
+        try:
+            return mounts.fs_mount("overlay", options)
+        except OSError as exc:
+            if exc.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def umount_scratch(ct: Container) -> None:

@@ -71,6 +71,22 @@ def umount(target: str, flags: int = 0) -> None:
     check(int(libc.umount2(_path(target), ctypes.c_int(flags))), "umount", target)
 
 
+def umount_and_sync_later(target: str, flags: int = 0) -> None:
+    """umount() that does not wait for the file system's last sync, which a background child of this process does.
+
+    Ending an overlay writes out all that is dirty on the file system below, whoever's it is.  Fails as umount() does,
+    EBUSY included.
+    """
+    hold = open_tree(target)  # a mount of its own: *target* can be busy or not, the file system lives on
+    try:
+        umount(target, flags)
+        if os.fork() == 0:
+            os.closerange(0, hold)
+            os._exit(0)  # closes the last hold
+    finally:
+        os.close(hold)
+
+
 def open_tree(path: str, flags: int = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, dir_fd: int = AT_FDCWD) -> int:
     """Return a descriptor of a detached copy of the mount tree at *path*; see open_tree(2)."""
     return check(syscall(NR_open_tree, dir_fd, os.fsencode(path), flags), "open_tree", path)

@@ -45,7 +45,7 @@ def sethostname(name: bytes) -> None:
     check(int(libc.sethostname(name, ctypes.c_size_t(len(name)))), "sethostname")
 
 
-def write_id_maps(pid: int, base: int, count: int) -> None:
+def _write_id_maps(pid: int, base: int, count: int) -> None:
     """Map ids 0..*count*-1 of the user namespace of *pid* to *base*...; see user_namespaces(7)."""
     for name in ("uid_map", "gid_map"):
         fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
@@ -55,11 +55,21 @@ def write_id_maps(pid: int, base: int, count: int) -> None:
             os.close(fd)
 
 
-def open_userns(base: int, count: int) -> int:
-    """Return a descriptor of a new user namespace that maps 0..*count*-1 to *base*...
+_userns: dict[tuple[int, int], int] = {}
 
-    No process stays in it; the descriptor keeps it.  It serves mount_setattr(2), which copies the map.
+
+def userns(base: int, count: int) -> int:
+    """Return a descriptor of a user namespace that maps 0..*count*-1 to *base*...; it stays open: do not close it.
+
+    Made once per command: the root is idmapped by it (mount_setattr(2) copies the map) and init is born in it.
     """
+    found = _userns.get((base, count))
+    if found is None:
+        found = _userns[base, count] = _open_userns(base, count)
+    return found
+
+
+def _open_userns(base: int, count: int) -> int:
     ready_read, ready_write = os.pipe()
     hold_read, hold_write = os.pipe()
     pid = os.fork()
@@ -76,7 +86,7 @@ def open_userns(base: int, count: int) -> int:
     try:
         if os.read(ready_read, 1) != b"1":
             raise OSError(1, "unshare: a user namespace cannot be made", "user.max_user_namespaces")
-        write_id_maps(pid, base, count)
+        _write_id_maps(pid, base, count)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready_read)
@@ -84,16 +94,31 @@ def open_userns(base: int, count: int) -> int:
         os.waitpid(pid, 0)
 
 
-def become(base: int) -> None:
-    """Take on user and group id *base* and keep every capability over the host's user namespace.
+class FileSystemIds:
+    """``with FileSystemIds(base):`` files are made as user and group *base*, with every capability kept.
 
     Files can then be made below a mount that maps *base*, where the host's root has no id (EOVERFLOW).
-    Only in a forked child; see capabilities(7), SECBIT_NO_SETUID_FIXUP.
+    See setfsuid(2); capabilities(7), SECBIT_NO_SETUID_FIXUP.
     """
-    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
-    os.setgroups([])
-    os.setresgid(base, base, base)
-    os.setresuid(base, base, base)
+
+    __slots__ = ("base",)
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+
+    def __enter__(self) -> None:
+        prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+        self._set(self.base)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(0)
+        prctl(PR_SET_SECUREBITS, 0)
+
+    def _set(self, number: int) -> None:
+        for call in (libc.setfsgid, libc.setfsuid):
+            call(ctypes.c_uint(number))
+            if call(ctypes.c_uint(0xFFFFFFFF)) != number:  # no error of its own: asked with an id that cannot be
+                raise OSError(1, "setfsuid: not permitted")
 
 
 def run_in_child(function: Callable[[], bytes | None]) -> bytes:

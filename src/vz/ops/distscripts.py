@@ -125,7 +125,7 @@ def run_post_create(ct: Container) -> None:
     from vz.kernel.process import TOOL_PATH, spawn
 
     script = dist.script_text("POST_CREATE")
-    userns_fd = namespaces.open_userns(*ct.idmap)
+    userns_fd = namespaces.userns(*ct.idmap)
 
     def child() -> bytes:
         # /vz/root is for the node's root alone; here the CT's root is at /mnt
@@ -145,8 +145,6 @@ def run_post_create(ct: Container) -> None:
         head, _, printed = namespaces.run_in_child(child).partition(b" ")
     except OSError as exc:
         raise VzError(f"Unable to run {_path(dist, 'POST_CREATE')}: {exc.strerror}", ExitCode.FS_NEW_VE_PRVT) from exc
-    finally:
-        os.close(userns_fd)
     status = int(head)
     _finish(dist, "POST_CREATE", status, printed, status == -9)
 

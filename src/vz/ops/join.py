@@ -104,7 +104,7 @@ def edit_in_root(ct: Container, function: Callable[[], bytes | None]) -> bytes:
     """Run *function* in a child whose root is the mounted VE_ROOT of a stopped CT, with the CT's ids."""
     from vz.kernel import mounts
 
-    userns_fd = namespaces.open_userns(*ct.idmap)
+    userns_fd = namespaces.userns(*ct.idmap)
 
     def inside() -> bytes | None:
         libc.prctl(PR_SET_DUMPABLE, 0)
@@ -123,10 +123,7 @@ def edit_in_root(ct: Container, function: Callable[[], bytes | None]) -> bytes:
         os.umask(0o022)
         return function()
 
-    try:
-        return namespaces.run_in_child(inside)
-    finally:
-        os.close(userns_fd)
+    return namespaces.run_in_child(inside)
 
 
 def _minimal_dev() -> None:

@@ -1,9 +1,9 @@
 """The launcher: from a mounted root to a running init, with three processes and no waiting but for each other.
 
     vzctl (host)                    A                                B = pid 1 of the CT
-    fork A into the cgroups         unshares seven namespaces
-    writes its id maps              becomes root of its user ns
-                                    forks B, tells its pid, ends
+    fork A into the cgroups         joins the CT's user namespace
+                                    and becomes its root, unshares
+                                    the other six, forks B, ends
     makes the network in B's netns                                   mounts, masks, the CT's own files
     "go"                                                             seccomp, execve(init)
 
@@ -73,6 +73,10 @@ def launch(plan: inside.Plan, idmap: tuple[int, int], fork: Callable[[], int]) -
     Raises:
         VzError: with the text of the step that failed (status 7).
     """
+    try:
+        userns_fd = namespaces.userns(*idmap)
+    except OSError as exc:
+        raise VzError(f"Unable to make the user namespace: {exc.strerror}", ExitCode.ENVCREATE_ERROR) from exc
     to_parent, from_child = os.pipe()
     from_parent, to_child = os.pipe()
     errors, error_end = os.pipe()
@@ -81,22 +85,13 @@ def launch(plan: inside.Plan, idmap: tuple[int, int], fork: Callable[[], int]) -
         os.close(to_parent)
         os.close(to_child)
         os.close(errors)
-        _first_child(plan, from_parent, from_child, error_end)
+        _first_child(plan, userns_fd, from_parent, from_child, error_end)
     os.close(from_child)
     os.close(from_parent)
     os.close(error_end)
-    try:
-        if os.read(to_parent, 1) == b"u":
-            namespaces.write_id_maps(pid, *idmap)
-            os.write(to_child, b"m")
-        word = _read_all(to_parent)
-    except OSError as exc:
-        os.close(to_child)
-        os.close(errors)
-        raise VzError(f"Unable to make the user namespace: {exc.strerror}", ExitCode.ENVCREATE_ERROR) from exc
-    finally:
-        os.close(to_parent)
-        os.waitpid(pid, 0)
+    word = _read_all(to_parent)
+    os.close(to_parent)
+    os.waitpid(pid, 0)
     if not word:
         os.close(to_child)
         words = _read_all(errors).decode("utf-8", "surrogateescape")
@@ -106,20 +101,18 @@ def launch(plan: inside.Plan, idmap: tuple[int, int], fork: Callable[[], int]) -
     return Launch(int(word), to_child, errors)
 
 
-def _first_child(plan: inside.Plan, from_parent: int, to_parent: int, errors: int) -> None:
+def _first_child(plan: inside.Plan, userns_fd: int, from_parent: int, to_parent: int, errors: int) -> None:
     step = "start"
     try:
         os.setsid()
-        step = "make the namespaces"
-        namespaces.unshare(namespaces.ALL_NAMESPACES)
-        os.write(to_parent, b"u")
-        if os.read(from_parent, 1) != b"m":
-            os._exit(1)
         step = "become root of the user namespace"
+        namespaces.setns(userns_fd, namespaces.CLONE_NEWUSER)
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         prctl(PR_SET_DUMPABLE, 0)  # until execve, /proc/1/exe is the host's interpreter
+        step = "make the namespaces"
+        namespaces.unshare(namespaces.ALL_NAMESPACES & ~namespaces.CLONE_NEWUSER)  # all owned by the user namespace
         child = os.fork()
         if child:
             os.write(to_parent, str(child).encode())
