@@ -12,7 +12,6 @@ import os
 from vz.container.ct import Container, printable
 from vz.disk import overlay, simfs
 from vz.errors import BadKernel, ExitCode, VzError
-from vz.kernel import mounts
 from vz.kernel.files import make_dirs
 
 TYPE_CHECKING = False
@@ -92,6 +91,8 @@ def umount_root(ct: Container) -> None:
     Raises:
         VzError: something still uses it (status 51).
     """
+    from vz.kernel import mounts
+
     try:
         while ct.is_mounted():
             mounts.umount_and_sync_later(ct.root, mounts.UMOUNT_NOFOLLOW)

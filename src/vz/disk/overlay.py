@@ -7,7 +7,6 @@ mounts it read-only without a word (so we take the file-system ids of the CT's r
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import time
@@ -16,10 +15,7 @@ from vz.config.paths import RUN
 from vz.container.ct import Container
 from vz.disk import templates
 from vz.errors import ExitCode, VzError
-from vz.kernel import mounts
 from vz.kernel.files import make_dirs, read_text, write_atomically
-from vz.kernel.libc import libc
-from vz.kernel.namespaces import FileSystemIds, userns
 
 NAME = "overlay"
 SYNC_PATIENCE_S = 60.0
@@ -67,6 +63,9 @@ def mount(ct: Container) -> None:
         VzError: the template is gone (91), or the kernel mounted it read-only or without file handles (50).
         OSError: as fsconfig(2), mount_setattr(2) and move_mount(2).
     """
+    from vz.kernel import mounts
+    from vz.kernel.namespaces import FileSystemIds, userns
+
     lower = templates.tree_of_digest(ct.node, lower_digest(ct.private))
     scratch = _scratch(ct)
     for path in (f"{RUN}/{ct.ctid}", *scratch):
@@ -100,6 +99,8 @@ def mount(ct: Container) -> None:
 
 def _mount_when_free(options: list[tuple[str, str]]) -> int:
     """Make the overlay; its last mount may still be syncing in the background, and until then the upper is taken."""
+    from vz.kernel import mounts
+
     deadline = time.monotonic() + SYNC_PATIENCE_S
     while True:
         try:
@@ -112,6 +113,8 @@ def _mount_when_free(options: list[tuple[str, str]]) -> int:
 
 def umount_scratch(ct: Container) -> None:
     """Detach the two mounts through which the layers were handed to overlayfs, where a killed start left them."""
+    from vz.kernel import mounts
+
     for path in _scratch(ct):
         while True:
             try:
@@ -138,6 +141,10 @@ def _scratch(ct: Container) -> tuple[str, str]:
 
 
 def _check(tree_fd: int) -> None:
+    import ctypes
+
+    from vz.kernel.libc import libc
+
     # statvfs says read-only; a file handle can be had only with nfs_export, which implies index
     if os.fstatvfs(tree_fd).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, "overlayfs came up read-only: its work directory cannot be used")

@@ -7,8 +7,6 @@ import os
 from vz.container.ct import Container
 from vz.disk import templates
 from vz.errors import ExitCode, VzError
-from vz.kernel import mounts
-from vz.kernel.namespaces import userns
 from vz.kernel.process import spawn
 
 NAME = "simfs"
@@ -30,6 +28,9 @@ def create(ct: Container, area: str, template: str) -> None:
 
 def mount(ct: Container) -> None:
     """Attach the private area at VE_ROOT with the CT's ids; OSError as mount_setattr(2) and move_mount(2)."""
+    from vz.kernel import mounts
+    from vz.kernel.namespaces import userns
+
     tree_fd = mounts.open_tree(ct.private)
     try:
         mounts.idmap(tree_fd, userns(*ct.idmap))

@@ -146,45 +146,6 @@ def fs_mount(fstype: str, options: list[tuple[str, str]], attributes: int = 0) -
         os.close(fs_fd)
 
 
-def is_mount_point(path: str) -> bool:
-    """Tell whether *path* is the root of a mount, a bind of the same file system included; see statx(2) and stat(2)."""
-    try:
-        here = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        up = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=here) if os.path.isdir(path) else -1
-        try:
-            return up >= 0 and mount_id(here) != mount_id(up)
-        finally:
-            if up >= 0:
-                os.close(up)
-    finally:
-        os.close(here)
-
-
-def mount_id(fd: int) -> int:
-    """Return the mount that *fd* lies in, as the first field of /proc/self/mountinfo; see proc(5), fdinfo."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        for line in info:
-            if line.startswith(b"mnt_id:"):
-                return int(line[7:])
-    raise OSError(22, f"no mnt_id for descriptor {fd}")
-
-
-def mount_options(path: str) -> tuple[str, str, str] | None:
-    """Return (fstype, mount options, super options) of the topmost mount at *path*, or None; see proc(5), mountinfo."""
-    found = None
-    wanted = path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            fields = line.split(" ")
-            if fields[4] == wanted:
-                dash = fields.index("-", 6)
-                found = (fields[dash + 1], fields[5], fields[dash + 3].rstrip("\n"))
-    return found
-
-
 def _path(text: str | None) -> bytes | None:
     return None if text is None else os.fsencode(text)
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 VENET = "venet0"
 IP_DIR = f"{RUN}/ip"
 VEIP_DIR = f"{STATE}/veip"
-IGNORED = ("0.0.0.0", "::")
 UNFILTERED_VENET = (
     "WARNING: this kernel has no nftables for IP: IPv6 source addresses are not checked, bytes are not counted"
 )
@@ -35,9 +34,8 @@ PORT_MAC = "FE:FF:FF:FF:FF:FF"
 
 
 def usable_addresses(ct: Container) -> list[str]:
-    """Return the CT's addresses without masks; IPv6 ones only where the node has it on."""
-    plain = [address.partition("/")[0] for address in ct.conf.ip_addr or []]
-    return [a for a in dict.fromkeys(plain) if a not in IGNORED and (ct.node.ipv6 or ":" not in a)]
+    """Return the CT's addresses without masks; see Container.addresses."""
+    return ct.addresses()
 
 
 def attach(ct: Container, init_pid: int, record: Record) -> list[str]:

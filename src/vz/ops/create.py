@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vz.config import samples
+from vz.config import dists, samples
 from vz.config.ctconfig import load_ct
 from vz.config.nodeconfig import NodeConfig
 from vz.container import ids
@@ -12,8 +12,8 @@ from vz.container.ct import Container, need_paths, printable
 from vz.disk import layout, templates
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import make_dirs
-from vz.kernel.mounts import is_mount_point
-from vz.ops import guestfiles, journal, names, scripts
+from vz.kernel.mountinfo import is_mount_point
+from vz.ops import journal, names, scripts
 from vz.ops.report import say, warn
 from vz.requests import Change
 
@@ -60,7 +60,7 @@ def create(ct: Container, change: Change) -> None:
         journal.begin(ct.ctid, "create", **facts)
         make_area(ct, template, area)
         say("Performing postcreate actions", 1)
-        guestfiles.prepare_new(ct)
+        prepare(ct, template)
         save(ct, sample, values, template, base)
         if ct.conf.name:
             facts["link"] = names.link_path(ct.conf.name)
@@ -122,6 +122,18 @@ def make_area(ct: Container, template: str, area: str) -> None:
     if os.path.isdir(ct.private):
         os.rmdir(ct.private)
     os.rename(area, ct.private)
+
+
+def prepare(ct: Container, template: str) -> None:
+    """Run the post-create steps; nothing where the template has no ssh server and the distribution file no script.
+
+    The machine id is made at the first start.
+    """
+    tree = templates.unpacked(ct.node, template)
+    if os.path.lexists(f"{tree}/usr/bin/ssh-keygen") or "POST_CREATE" in dists.lookup(ct.conf.ostemplate).scripts:
+        from vz.ops import guestfiles
+
+        guestfiles.prepare_new(ct)
 
 
 def save(ct: Container, sample: Any, values: dict[str, Any], template: str, base: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from vz import guest, net
+from vz import guest
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_text
@@ -23,7 +23,7 @@ def guest_config(ct: Container) -> guest.GuestConfig:
     config.family = dist.family
     config.by_script = frozenset(dist.scripts)
     config.hostname = ct.conf.hostname or ""
-    config.addresses = net.usable_addresses(ct)
+    config.addresses = ct.addresses()
     servers = ct.conf.nameserver
     config.nameservers = node_nameservers() if servers == ["inherit"] else servers or []
     domains = ct.conf.searchdomain
@@ -50,16 +50,8 @@ def node_nameservers() -> list[str]:
 
 
 def prepare_new(ct: Container) -> None:
-    """Run the post-create steps in the new CT's root; it is mounted for them and unmounted again.
-
-    Where the template has no ssh server and the distribution file no script there is nothing to do: the machine id is
-    made at the first start.
-    """
-    from vz.disk import layout, templates
-
-    tree = templates.unpacked(ct.node, ct.conf.ostemplate)
-    if not os.path.lexists(f"{tree}/usr/bin/ssh-keygen") and "POST_CREATE" not in distscripts.load(ct).scripts:
-        return
+    """Run the post-create steps in the new CT's root; it is mounted for them and unmounted again."""
+    from vz.disk import layout
     from vz.kernel import capabilities, namespaces, seccomp
     from vz.kernel.process import wait_pidfd
     from vz.ops.join import edit_in_root

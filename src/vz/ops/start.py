@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from vz import guest, net
+from vz import guest
 from vz.config.paths import STATE
 from vz.container.ct import Container, need_paths
 from vz.container.record import Record
@@ -79,14 +79,22 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
-        undo.add(net.detach, ct, record)
-        for text in net.attach(ct, born.init_pid, record):
-            warn(text)
+        connect(ct, born.init_pid, record, undo)
         record.save()
         release(ct, born, record)
         undo.add(kill, ct)
         distscripts.at_start(ct)
         scripts.run_in_ct(ct, "start")
+
+
+def connect(ct: Container, init_pid: int, record: Record, undo: Undo) -> None:
+    """Make the CT's network; one without interfaces costs nothing."""
+    if ct.conf.ip_addr or ct.conf.netif or ct.conf.netdev:
+        from vz import net
+
+        undo.add(net.detach, ct, record)
+        for text in net.attach(ct, init_pid, record):
+            warn(text)
 
 
 def release(ct: Container, born: Launch, record: Record) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _signal
 import os
 
-from vz import net
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
 from vz.kernel.process import pidfd_send_signal, wait_pidfd
@@ -45,7 +44,10 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> Non
             if fast or not shut_down(ct, record.init_pid, pidfd):
                 say("Killing container ...")
                 kill(ct, pidfd)
-            net.give_back_devices(record, netns)
+            if record.netdevs:
+                from vz import net
+
+                net.give_back_devices(record, netns)
         finally:
             os.close(netns)
     finally:

@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from vz.kernel.files import make_dirs
-from vz.kernel.mounts import is_mount_point
+from vz.kernel.mountinfo import is_mount_point
 from vz.kernel.process import which
 
 PREFIX = "vzctl-rm-me."
