@@ -25,7 +25,8 @@ from testnode import Node  # noqa: E402
 TEMPLATE = f"busybox-{os.uname().machine}"
 STEPS = ("create", "start", "exec", "stop", "destroy")
 ENV = {
-    "PATH": f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    # what users have: an installed tree (main makes it)
+    "PATH": "/vz/installed/usr/local/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "LC_ALL": "C.UTF-8",
 }
@@ -320,6 +321,10 @@ def main() -> int:
     count = int(words[words.index("--density") + 1]) if "--density" in words else 0
     rounds = next((int(w) for w in words if w.isdigit() and words[words.index(w) - 1] != "--density"), 15)
     with Node() as node:
+        installed = f"{node.home}/vz/installed"
+        subprocess.run(
+            ["make", "-s", "-C", TREE, "install", f"DESTDIR={installed}"], check=True, stdout=subprocess.DEVNULL
+        )
         argv = node.argv(
             "/usr/bin/python3", "-I", "-B", os.path.realpath(__file__), "--inside", str(rounds), str(count)
         )

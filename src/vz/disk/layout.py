@@ -96,7 +96,6 @@ def umount_root(ct: Container) -> None:
     try:
         while ct.is_mounted():
             mounts.umount_and_sync_later(ct.root, mounts.UMOUNT_NOFOLLOW)
-        overlay.umount_scratch(ct)
     except OSError as exc:
         hint = "; a process of the host has its directory or a file there" if exc.errno == errno.EBUSY else ""
         raise VzError(f"Unable to unmount {ct.root}: {exc.strerror}{hint}", ExitCode.FS_CANTUMOUNT) from exc

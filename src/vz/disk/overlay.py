@@ -11,11 +11,10 @@ import errno
 import os
 import time
 
-from vz.config.paths import RUN
 from vz.container.ct import Container
 from vz.disk import templates
 from vz.errors import ExitCode, VzError
-from vz.kernel.files import make_dirs, read_text, write_atomically
+from vz.kernel.files import read_text, write_atomically
 
 NAME = "overlay"
 SYNC_PATIENCE_S = 60.0
@@ -66,35 +65,24 @@ def mount(ct: Container) -> None:
     from vz.kernel import mounts
     from vz.kernel.namespaces import FileSystemIds, userns
 
-    lower = templates.tree_of_digest(ct.node, lower_digest(ct.private))
-    scratch = _scratch(ct)
-    for path in (f"{RUN}/{ct.ctid}", *scratch):
-        make_dirs(path, 0o700)
     base, count = ct.idmap
+    layers = []
     try:
-        for source, target in zip((lower, ct.private), scratch):
-            tree_fd = mounts.open_tree(source)
-            try:
-                mounts.idmap(tree_fd, userns(base, count))
-                mounts.move_mount(tree_fd, target)
-            finally:
-                os.close(tree_fd)
-        layers = [
-            ("source", "vz"),
-            ("lowerdir", scratch[0]),
-            ("upperdir", f"{scratch[1]}/up"),
-            ("workdir", f"{scratch[1]}/wk"),
-        ]
+        for source in (templates.tree_of_digest(ct.node, lower_digest(ct.private)), ct.private):
+            layers.append(mounts.open_tree(source))
+            mounts.idmap(layers[-1], userns(base, count))
+        # The layers are never attached, since taking them off again would wait for an RCU period; by path and not by
+        # FSCONFIG_SET_FD, which came with Linux 6.13
+        lower, area = (f"/proc/self/fd/{fd}" for fd in layers)
+        options = [("source", "vz"), ("lowerdir", lower), ("upperdir", f"{area}/up"), ("workdir", f"{area}/wk")]
         with FileSystemIds(base):
-            tree_fd = _mount_when_free(layers + OPTIONS)
-        try:
-            mounts.mount_setattr(tree_fd, propagation=mounts.MS_PRIVATE)
-            _check(tree_fd)
-            mounts.move_mount(tree_fd, ct.root)
-        finally:
-            os.close(tree_fd)
+            layers.append(_mount_when_free(options + OPTIONS))
+        mounts.mount_setattr(layers[-1], propagation=mounts.MS_PRIVATE)
+        _check(layers[-1])
+        mounts.move_mount(layers[-1], ct.root)
     finally:
-        umount_scratch(ct)  # overlayfs keeps its own clones of the layers
+        for fd in layers:
+            os.close(fd)
 
 
 def _mount_when_free(options: list[tuple[str, str]]) -> int:
@@ -111,33 +99,9 @@ def _mount_when_free(options: list[tuple[str, str]]) -> int:
         time.sleep(0.005)
 
 
-def umount_scratch(ct: Container) -> None:
-    """Detach the two mounts through which the layers were handed to overlayfs, where a killed start left them."""
-    from vz.kernel import mounts
-
-    for path in _scratch(ct):
-        while True:
-            try:
-                mounts.umount(path, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
-            except OSError:  # EINVAL: not mounted; ENOENT: never made
-                break
-        try:
-            os.rmdir(path)
-        except OSError:
-            pass
-    try:
-        os.rmdir(f"{RUN}/{ct.ctid}")  # unless a record is in it
-    except OSError:
-        pass
-
-
 def tree_path(ct: Container) -> str | None:
     """Return the directory whose top is the CT's own root on disk; an overlay has none that is whole."""
     return None
-
-
-def _scratch(ct: Container) -> tuple[str, str]:
-    return (f"{RUN}/{ct.ctid}/lower", f"{RUN}/{ct.ctid}/upper")
 
 
 def _check(tree_fd: int) -> None:

@@ -35,7 +35,6 @@ def settle(ct: Container, *, quiet: bool = False) -> None:
 
 def clear(ct: Container) -> None:
     """Take away everything of a CT whose init is dead, but its root mount; each step can be repeated."""
-    from vz.disk import overlay
     from vz.resources import devices
 
     record = ct.record()
@@ -46,7 +45,6 @@ def clear(ct: Container) -> None:
         net.detach(ct, record)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
-    overlay.umount_scratch(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}", f"{RUN}/{ct.ctid}/record"):
         try:
             os.unlink(path)
