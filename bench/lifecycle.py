@@ -237,7 +237,7 @@ def density(count: int) -> None:
     pids = [int(open(f"/var/lib/vzctl/vepid/{c}").read()) for c in ids]
     pss = sum(pss_kb(pid) for pid in pids)
     after = meminfo()
-    kernel = sum(after[k] - before[k] for k in ("Slab", "KernelStack", "PageTables", "Percpu"))
+    kernel = sum(after[k] - before[k] for k in ("SUnreclaim", "KernelStack", "PageTables", "Percpu"))
     print(f"{count} idle CTs: {pss / count:.0f} kB of PSS and {kernel / count:.0f} kB of kernel memory each")
     print(
         f"started in {started:.1f} s one after another; vzlist {statistics.median(timed(['vzlist']) for _ in range(7)):.0f} ms"
