@@ -99,7 +99,7 @@ class Vz(Engine):
             return int(file.read())
 
     def keepers(self) -> list[int]:
-        return [int(p) for p in os.listdir("/proc") if p.isdigit() and b"/vzctl\0" in cmdline(p)]
+        return [int(p) for p in os.listdir("/proc") if p.isdigit() and b"/vz/installed/" in cmdline(p)]
 
 
 class VzAddress(Vz):
@@ -303,6 +303,7 @@ def density(engines: list[Engine], count: int) -> None:
         print(
             f"| {engine.name} | {' | '.join(f'{c:.0f}' for c in cells)} | {started:.1f} | {stopped:.1f} |", flush=True
         )
+    print(f"\n{listed}\n")
 
 
 def stop_delay(rounds: int) -> None:
