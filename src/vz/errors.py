@@ -194,7 +194,7 @@ class Interrupted(VzError):
     code = ExitCode.SYSTEM_ERROR
 
     def __init__(self) -> None:
-        super().__init__("Cancelled")
+        super().__init__("Cancelling...")
 
 
 def exit_code(exc: BaseException) -> int:

@@ -34,6 +34,7 @@ def main(program: str) -> None:
     """Run the command *program* (the name it was called by) on sys.argv; never returns."""
     status: int = ExitCode.SYSTEM_ERROR
     argv = sys.argv[1:]
+    keep_streams()
     try:
         status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
     except VzError as exc:
@@ -41,19 +42,31 @@ def main(program: str) -> None:
         status = exit_code(exc)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
-        complain(f"{program}: {where}{exc.strerror or exc}", program)
-        if os.geteuid() != 0:
-            complain(f"{program}: this needs root", program)
+        hint = "" if os.geteuid() == 0 else " (this needs root)"
+        complain(f"{program}: {where}{exc.strerror or exc}{hint}", program)
     except KeyboardInterrupt:
         status = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # it was closed when we started, or nobody reads it any more
+            pass
     os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
+
+
+def keep_streams() -> None:
+    """Open what the caller has closed of the three streams on /dev/null: no file of ours may get such a number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # the lowest number that is free: this one
 
 
 def complain(what: object, program: str) -> None:
     """Print the line of a failure."""
-    text = str(what)
+    process = sys.modules.get("vz.kernel.process")
+    text = "Cancelling..." if process is not None and (process.stop_asked or process.stopping) else str(what)
     if not text:
         return
     report = sys.modules.get("vz.ops.report")

@@ -1,7 +1,9 @@
-"""Ranges of host ids for CTs, taken from the node's pool; one file per range in ``/var/lib/vzctl/ids``.
+"""Ranges of host ids for CTs, taken from the node's pool, and who has which: ``/var/lib/vzctl/ids``.
 
-A range is never given twice while its file is there; the file goes when the CT's last file has gone.  A counter
-makes taking one cheap however many CTs there are.
+One small file per 65,536 host ids has a line ``FIRST COUNT CTID`` for each range that reaches into them, so that
+whether a range is free is seen from as many files as it is long, however many CTs there are and wherever vz.conf's
+pool begins by now.  A range goes when the CT's last file has gone: until then its line ends in ``destroyed``.
+A counter makes taking one cheap.
 """
 
 from __future__ import annotations
@@ -12,15 +14,37 @@ import os
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import STATE
 from vz.errors import ExitCode, VzError
-from vz.kernel.files import make_dirs, read_text, write_atomically
+from vz.kernel.files import make_dirs, read_text, remove, write_atomically
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IDS_DIR = f"{STATE}/ids"
 RANGE = 65536
 LAST_ID = 4294967294
+DESTROYED = "destroyed"
 
 
-def allocate(node: NodeConfig, ctid: int, count: int = RANGE) -> int:
+class Kept:
+    """A range that is kept for CT *ctid*, alive or *destroyed* with files that are still being deleted."""
+
+    __slots__ = ("count", "ctid", "destroyed", "first")
+
+    def __init__(self, first: int, count: int, ctid: int, destroyed: bool) -> None:
+        self.first = first
+        self.count = count
+        self.ctid = ctid
+        self.destroyed = destroyed
+
+    def line(self) -> str:
+        return f"{self.first} {self.count} {self.ctid}{' ' + DESTROYED if self.destroyed else ''}\n"
+
+
+def allocate(node: NodeConfig, ctid: int, count: int = RANGE, note: Callable[[int], None] | None = None) -> int:
     """Return the first id of a free range of *count* ids (whole multiples of 65,536) and keep it for *ctid*.
+
+    *note* is told the first id before anything is kept.
 
     Raises:
         VzError: the pool is used up (status 6).
@@ -28,20 +52,20 @@ def allocate(node: NodeConfig, ctid: int, count: int = RANGE) -> int:
     slots = -(-count // RANGE)
     base = node.local_uid
     total = min(node.local_uid_pool, LAST_ID - base) // RANGE
-    make_dirs(IDS_DIR, 0o700)
-    lock = os.open(f"{IDS_DIR}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _lock()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         word = os.pread(lock, 32, 0).strip()
         start = int(word) if word.isdigit() else 0
         for step in range(total):
             slot = (start + step) % total
-            if slot + slots > total or any(_taken(base + (slot + i) * RANGE) for i in range(slots)):
+            first = base + slot * RANGE
+            if slot + slots > total or _overlapping(first, slots * RANGE):
                 continue
-            for i in range(slots):
-                _keep(base + (slot + i) * RANGE, ctid)
             os.pwrite(lock, f"{(slot + slots) % total:<31}\n".encode(), 0)
-            return base + slot * RANGE
+            if note is not None:
+                note(first)
+            _keep(Kept(first, slots * RANGE, ctid, False))
+            return first
     finally:
         os.close(lock)
     raise VzError("no free range of host ids; raise LOCAL_UID_POOL in /etc/vz/vz.conf", ExitCode.RESOURCE_ERROR)
@@ -51,43 +75,109 @@ def register(ctid: int, first: int, count: int) -> None:
     """Keep the range that a conf names (an imported CT's) for *ctid*.
 
     Raises:
-        VzError: another CT has it (status 6).
+        VzError: another CT has it or a part of it (status 6).
     """
-    make_dirs(IDS_DIR, 0o700)
-    for slot in range(first // RANGE * RANGE, first + count, RANGE):
-        owner = owner_of(first if slot < first else slot)
-        if owner is None:
-            _keep(max(slot, first), ctid)
-        elif owner != ctid:
-            raise VzError(
-                f"host ids {first}-{first + count - 1} belong to container {owner}: remove LOCAL_UID from the conf "
-                "to get a free range",
-                ExitCode.RESOURCE_ERROR,
-            )
+    lock = _lock()
+    try:
+        others = _overlapping(first, count)
+        for other in others:
+            if other.ctid != ctid:
+                raise VzError(
+                    f"host ids {first}-{first + count - 1} belong to container {other.ctid}: remove LOCAL_UID from "
+                    "the conf to get a free range",
+                    ExitCode.RESOURCE_ERROR,
+                )
+        whole = [(other.first, other.count, other.destroyed) for other in others] == [(first, count, False)]
+        if not whole or len(_slots(first, count)) > 1:  # of several files, a killed command may have written some
+            for other in others:
+                _drop(other)
+            _keep(Kept(first, count, ctid, False))
+    finally:
+        os.close(lock)
 
 
 def owner_of(first: int) -> int | None:
-    """Return the CT that the range beginning at *first* is kept for, or None."""
+    """Return the living CT that the range beginning at *first* is kept for, or None."""
+    return next((kept.ctid for kept in _read(first // RANGE) if kept.first == first and not kept.destroyed), None)
+
+
+def retire(first: int, ctid: int) -> None:
+    """Note that the CT of the range at *first* is being destroyed: once its files are gone, release() follows."""
+    if not os.path.isdir(IDS_DIR):
+        return
+    lock = _lock()
     try:
-        text = read_text(f"{IDS_DIR}/{first}").strip()
+        for kept in _read(first // RANGE):
+            if kept.first == first and kept.ctid == ctid and not kept.destroyed:
+                kept.destroyed = True
+                _keep(kept)
+    finally:
+        os.close(lock)
+
+
+def release(first: int, ctid: int, *, destroyed: bool = False) -> None:
+    """Give the range at *first* that is kept for *ctid* back to the pool; nothing when there is none.
+
+    With *destroyed*, only one that was retired: the id may have a new CT by now, on the same range.
+    """
+    if not os.path.isdir(IDS_DIR):
+        return
+    lock = _lock()
+    try:
+        for kept in _read(first // RANGE):
+            if kept.first == first and kept.ctid == ctid and (kept.destroyed or not destroyed):
+                _drop(kept)
+    finally:
+        os.close(lock)
+
+
+def _lock() -> int:
+    if not os.path.isdir(IDS_DIR):
+        make_dirs(IDS_DIR, 0o700)
+    lock = os.open(f"{IDS_DIR}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def _slots(first: int, count: int) -> range:
+    return range(first // RANGE, (first + max(count, 1) - 1) // RANGE + 1)
+
+
+def _overlapping(first: int, count: int) -> list[Kept]:
+    found = {}
+    for slot in _slots(first, count):
+        for kept in _read(slot):
+            if kept.first < first + count and first < kept.first + kept.count:
+                found[kept.first, kept.ctid] = kept
+    return list(found.values())
+
+
+def _read(slot: int) -> list[Kept]:
+    try:
+        text = read_text(f"{IDS_DIR}/{slot}")
     except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+        return []
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 3 and all(word.isascii() and word.isdigit() for word in words[:3]):
+            found.append(Kept(int(words[0]), int(words[1]), int(words[2]), words[3:] == [DESTROYED]))
+    return found
 
 
-def release(first: int, ctid: int) -> None:
-    """Give the ranges from *first* on that are kept for *ctid* back to the pool; nothing when there are none."""
-    while owner_of(first) == ctid:
-        try:
-            os.unlink(f"{IDS_DIR}/{first}")
-        except FileNotFoundError:
-            return
-        first += RANGE
+def _keep(new: Kept) -> None:
+    for slot in _slots(new.first, new.count):
+        _write(slot, [*(kept for kept in _read(slot) if (kept.first, kept.ctid) != (new.first, new.ctid)), new])
 
 
-def _taken(first: int) -> bool:
-    return os.path.exists(f"{IDS_DIR}/{first}")
+def _drop(old: Kept) -> None:
+    for slot in reversed(_slots(old.first, old.count)):  # the slot that owner_of() reads goes last
+        _write(slot, [kept for kept in _read(slot) if (kept.first, kept.ctid) != (old.first, old.ctid)])
 
 
-def _keep(first: int, ctid: int) -> None:
-    write_atomically(f"{IDS_DIR}/{first}", f"{ctid}\n".encode(), 0o600, durable=False)
+def _write(slot: int, lines: list[Kept]) -> None:
+    path = f"{IDS_DIR}/{slot}"
+    if lines:
+        write_atomically(path, "".join(kept.line() for kept in lines).encode(), 0o600, durable=False)
+    else:
+        remove(path)

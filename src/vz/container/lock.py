@@ -1,17 +1,26 @@
 """The lock of a CT: ``$LOCKDIR/CTID.lck``, as fourteen years of other programs know it.
 
 Its first line is the holder's pid, its second a status line.  Other programs hold it too, by writing their own
-pid; it is never waited for.  A file whose pid is dead is stale.
+pid; it is never waited for.  A file whose pid is dead, or now somebody else's, is stale.
+
+Our own has a third line, which tells a pid that was given again: the boot's id and the holder's start.  And it is
+under flock(2) by its holder and by every helper that the holder has started, so that whoever clears a stale one
+away first waits until the last helper of a killed command has ended.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 
 from vz.errors import ExitCode, Locked, VzError
-from vz.kernel.files import make_dirs
+from vz.kernel import process
+from vz.kernel.files import make_dirs, remove
+
+HELPERS_LIMIT_S = 30.0
+CLOCK_SLACK_S = 2.0
 
 
 class CTLock:
@@ -22,7 +31,7 @@ class CTLock:
         VzError: it cannot be taken (status 3; 77 where LOCKDIR is not set).
     """
 
-    __slots__ = ("held", "path", "stale")
+    __slots__ = ("_fd", "held", "path", "stale")
 
     def __init__(self, lockdir: str, ctid: int) -> None:
         if not lockdir:
@@ -30,6 +39,7 @@ class CTLock:
         self.path = f"{lockdir}/{ctid}.lck"
         self.held = False
         self.stale: list[str] = []  # messages about what was cleared away
+        self._fd = -1
 
     def __enter__(self) -> CTLock:
         try:
@@ -37,86 +47,120 @@ class CTLock:
             self._take()
         except OSError as exc:
             hint = "; --skiplock goes without" if exc.errno == errno.EROFS else ""
-            raise VzError(f"Unable to lock container: {exc.filename}: {exc.strerror}{hint}") from exc
+            raise VzError(f"Unable to lock container: {exc.filename or self.path}: {exc.strerror}{hint}") from exc
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.held:
             self.held = False
-            try:
-                os.unlink(self.path)
-            except FileNotFoundError:
-                pass
+            process.kept_fd = -1
+            remove(self.path)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _take(self) -> None:
-        temporary = f"{self.path}{os.getpid():06d}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._fd, temporary = self._new_file()
         try:
-            os.write(fd, f"{os.getpid()}\n\n".encode())
-            os.close(fd)
+            text = f"{os.getpid()}\n\n{_boot_id()} {process.starttime(os.getpid())}\n"
+            os.write(self._fd, text.encode())
+            _flock(self._fd)
             for attempt in range(3):
                 try:
-                    os.link(temporary, self.path)  # atomic, also over NFS
+                    if temporary:
+                        os.link(temporary, self.path)  # atomic, also over NFS
+                    else:
+                        os.link(f"/proc/self/fd/{self._fd}", self.path, src_dir_fd=self._fd)
                     self.held = True
+                    process.kept_fd = self._fd
                     return
                 except FileExistsError:
-                    pass
-                pid = self._holder()
-                if pid is None:
-                    time.sleep(0.5)  # being written, or unreadable
-                elif pid and _is_alive(pid):
-                    raise Locked(f"Container already locked\nLocked by: pid {pid}, cmdline {_cmdline(pid)}")
-                else:
-                    self._clear_stale(pid)
+                    self._look(last=attempt == 2)
             raise VzError(f"Unable to lock container: {self.path} is held by nobody and cannot be replaced")
         finally:
-            os.unlink(temporary)
+            if temporary:
+                remove(temporary)
 
-    def _holder(self) -> int | None:
-        """Return the pid in the file, 0 when there is no file any more, None when it says nothing (yet)."""
+    def _new_file(self) -> tuple[int, str]:
+        """Return a new file that has no name yet, or where the file system has none such, a temporary one."""
+        try:
+            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            return os.open(os.path.dirname(self.path), flags, 0o644), ""
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+        temporary = f"{self.path}{os.getpid():06d}"
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), temporary
+
+    def _look(self, last: bool) -> None:
+        """Look at the lock file that is there: clear it away when it is stale, or wait a little for its contents.
+
+        Raises:
+            Locked: a live process holds it.
+        """
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
-            return 0
+            return
         except OSError:
-            return None
-        try:
-            word = os.read(fd, 32).split(b"\n", 1)[0].strip()
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return int(word) if word.isdigit() and len(word) < 10 and word.isascii() else None
-
-    def _clear_stale(self, pid: int) -> None:
-        # Two commands may see the same dead pid: move the file aside, look again at what was moved.
-        aside = f"{self.path}.stale.{os.getpid()}"
-        try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
+            time.sleep(0.5)  # unreadable
             return
         try:
-            fd = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
-            moved = os.read(fd, 32).split(b"\n", 1)[0].strip()
-            os.close(fd)
-            if moved != str(pid).encode():  # somebody locked in between: give it back
-                os.link(aside, self.path)
-                return
-            self.stale.append(f"Removing stale lock file {self.path}")
+            lines = os.read(fd, 256).decode("ascii", "replace").split("\n")
+            word = lines[0].strip()
+            if word.isascii() and word.isdigit() and len(word) < 10:
+                pid = int(word)
+                if _holds(pid, fd, lines[2].split() if len(lines) > 3 else []):
+                    raise Locked(f"Container already locked\nLocked by: pid {pid}, cmdline {_cmdline(pid)}")
+                self._clear_stale(fd)
+            elif last and not os.fstat(fd).st_size:
+                self._clear_stale(fd)  # a power cut has taken its contents
+            else:
+                time.sleep(0.5)  # being written
         except OSError:
-            pass
+            time.sleep(0.5)
         finally:
-            os.unlink(aside)
+            os.close(fd)
+
+    def _clear_stale(self, fd: int) -> None:
+        """Unlink the stale lock file open as *fd* once nobody is at work any more under it."""
+        deadline = time.monotonic() + HELPERS_LIMIT_S
+        while not _flock(fd):
+            if time.monotonic() > deadline:
+                raise Locked("Container already locked\nLocked by: a helper of a command that was killed; try again")
+            time.sleep(0.01)
+        # two commands may be here; whoever has the flock second finds that the name leads elsewhere
+        there, ours = os.stat(self.path, follow_symlinks=False), os.fstat(fd)
+        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) and remove(self.path):
+            self.stale.append(f"Removing stale lock file {self.path}")
 
 
-def _is_alive(pid: int) -> bool:
+def _flock(fd: int) -> bool:
+    """Lock *fd* without waiting; False when another holds it."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
+    except OSError:
+        pass  # a file system without: nobody else has it either
     return True
+
+
+def _holds(pid: int, fd: int, mark: list[str]) -> bool:
+    """Tell whether *pid* is the process that wrote the lock file *fd*, whose third line is *mark*."""
+    start = process.starttime(pid)
+    if not start:
+        return False  # gone, or a zombie
+    if len(mark) == 2:
+        return mark == [_boot_id(), str(start)]
+    # another program's: a process that began after the file was written has the pid by chance
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
+    return time.time() - os.fstat(fd).st_mtime <= age_s + CLOCK_SLACK_S
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def _cmdline(pid: int) -> str:

@@ -2,7 +2,7 @@
 
 Text, one ``key=value`` a line; ``external``, ``netif`` and ``netdev`` lines repeat.  Dump, restore, exec and stop
 derive everything from the configuration and this file.  It is written before the first thing is made
-(``init_pid=0``), so a killed start leaves a trace that the next command can follow.
+(``init_pid=0``), so a killed start leaves a trace that the next command can follow; ``stage`` says how far it came.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import os
 from vz.config.paths import RUN
 from vz.kernel.files import make_dirs, read_text, write_atomically
 from vz.kernel.process import starttime
+
+# stages: nothing of the CT's has run; its init may run and the start's last steps are missing; no init but a script's
+STARTING, RELEASED, SCRIPT = "starting", "released", "script"
 
 
 class External:
@@ -37,6 +40,7 @@ class Record:
         "netdevs",
         "netifs",
         "root",
+        "stage",
         "started_at",
     )
 
@@ -47,6 +51,7 @@ class Record:
         self.started_at = 0  # seconds since the epoch
         self.idmap_base = 0
         self.idmap_count = 0
+        self.stage = ""  # "": the start was finished
         self.root = ""
         self.init_path = ""
         self.externals: list[External] = []
@@ -55,11 +60,12 @@ class Record:
 
     def is_alive(self) -> bool:
         """Tell whether init runs; a zombie does not."""
-        return self.init_pid > 0 and starttime(self.init_pid) == self.init_start
+        return self.init_pid > 0 and self.init_start > 0 and starttime(self.init_pid) == self.init_start
 
     def save(self) -> None:
         """Write the record; its directory is made.  Nothing is synced: a reboot ends what it describes."""
         lines = [
+            f"stage={self.stage}",
             f"init_pid={self.init_pid}",
             f"init_start={self.init_start}",
             f"started_at={self.started_at}",
@@ -86,23 +92,30 @@ def load_record(ctid: int) -> Record | None:
     except OSError:
         return None
     record = Record(ctid)
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        if key in ("init_pid", "init_start", "started_at", "idmap_base", "idmap_count"):
-            if not value.isdecimal():
-                return None
-            setattr(record, key, int(value))
-        elif key in ("root", "init_path"):
-            setattr(record, key, value)
-        elif key == "external":
-            name, source, target = value.split(" ")
-            record.externals.append(External(name, _unquote(source), _unquote(target)))
-        elif key == "netif":
-            outside, _, inside = value.partition(" ")
-            record.netifs.append((outside, inside))
-        elif key == "netdev":
-            record.netdevs.append(value)
+    try:
+        for line in text.splitlines():
+            _take(record, line)
+    except ValueError:
+        return None
     return record
+
+
+def _take(record: Record, line: str) -> None:
+    key, _, value = line.partition("=")
+    if key in ("init_pid", "init_start", "started_at", "idmap_base", "idmap_count"):
+        if not (value.isascii() and value.isdigit() and len(value) < 20):
+            raise ValueError(line)
+        setattr(record, key, int(value))
+    elif key in ("root", "init_path", "stage"):
+        setattr(record, key, value)
+    elif key == "external":
+        name, source, target = value.split(" ")
+        record.externals.append(External(name, _unquote(source), _unquote(target)))
+    elif key == "netif":
+        outside, _, inside = value.partition(" ")
+        record.netifs.append((outside, inside))
+    elif key == "netdev":
+        record.netdevs.append(value)
 
 
 def _quote(path: str) -> str:

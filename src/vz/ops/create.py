@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from vz.config import dists, samples
@@ -11,10 +12,11 @@ from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
 from vz.disk import layout, templates
 from vz.errors import ExitCode, VzError
-from vz.kernel.files import make_dirs
+from vz.kernel.files import make_dirs, read_bytes, remove, write_atomically
 from vz.kernel.mountinfo import is_mount_point
-from vz.ops import journal, names, scripts
+from vz.ops import journal, mend, names, scripts
 from vz.ops.report import say, warn
+from vz.ops.undo import check_interrupt
 from vz.requests import Change
 
 TYPE_CHECKING = False
@@ -40,42 +42,72 @@ def create(ct: Container, change: Change) -> None:
     check(ct, values)
     template = ct.conf.ostemplate
     say(f"Creating container private area ({template})")
-    area = f"{ct.private.rstrip('/')}.tmp"
     facts: dict[str, str | int] = {
-        "area": area,
+        "area": f"{ct.private.rstrip('/')}.tmp",
         "private": ct.private,
-        "conf": conf_path if fresh else "",
-        "link": "",
+        "root": ct.root,
+        "inode": 0,
+        "fresh": "yes" if fresh else "no",
+        "name": ct.conf.name or "",
         "id_base": 0,
     }
-    journal.begin(ct.ctid, "create", **facts)
     try:
-        base = ct.idmap[0]
-        if base:
-            ids.register(ct.ctid, *ct.idmap)
-        else:
-            base = ids.allocate(ct.node, ct.ctid, ct.idmap[1])
-        facts["id_base"] = base
-        ct.conf.local_uid = ct.conf.local_gid = base
-        journal.begin(ct.ctid, "create", **facts)
-        make_area(ct, template, area)
-        say("Performing postcreate actions", 1)
-        prepare(ct, template)
-        save(ct, sample, values, template, base)
-        if ct.conf.name:
-            facts["link"] = names.link_path(ct.conf.name)
-            journal.begin(ct.ctid, "create", **facts)
-            names.assign(ct.ctid, ct.conf.name)
-        scripts.run_create(ct)
+        build(ct, sample, values, facts)
     except BaseException as exc:
-        journal.undo_create(ct.ctid, journal.read(ct.ctid))
+        mend.undo_create(ct, {key: str(value) for key, value in facts.items()})
         journal.end(ct.ctid)
+        check_interrupt()
         warn("Creation of container private area failed")
         if isinstance(exc, OSError):
-            raise VzError(f"{exc.filename or ct.private}: {exc.strerror}", ExitCode.FS_NEW_VE_PRVT) from exc
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = ExitCode.FS_NO_DISK_SPACE if full else ExitCode.FS_NEW_VE_PRVT
+            raise VzError(f"{exc.filename or ct.private}: {exc.strerror}", code) from exc
         raise
     journal.end(ct.ctid)
+    remove(journal.backup_path(ct.ctid))
+    remove_destroyed(conf_path)
     say("Container private area was created")
+
+
+def build(ct: Container, sample: Any, values: dict[str, Any], facts: dict[str, str | int]) -> None:
+    """Do the steps; *facts* is what the journal says, kept up to date, for whoever has to undo them."""
+    template = ct.conf.ostemplate
+    area = str(facts["area"])
+    remove(journal.backup_path(ct.ctid))
+    journal.begin(ct.ctid, "create", **facts)
+    if facts["fresh"] == "no":
+        write_atomically(journal.backup_path(ct.ctid), read_bytes(ct.conf_path), 0o600, durable=False)
+    facts["inode"] = new_area(area)
+
+    def note(base: int) -> None:
+        facts["id_base"] = base
+        journal.begin(ct.ctid, "create", **facts)
+
+    base = ct.idmap[0]
+    if base:
+        note(base)
+        ids.register(ct.ctid, *ct.idmap)
+    else:
+        base = ids.allocate(ct.node, ct.ctid, ct.idmap[1], note)
+    ct.conf.local_uid = ct.conf.local_gid = base
+    check_interrupt()
+    layout.by_name(ct.conf.ve_layout or layout.DEFAULT).create(ct, area, template)
+    check_interrupt()
+    if os.path.isdir(ct.private):
+        os.rmdir(ct.private)
+    os.rename(area, ct.private)
+    say("Performing postcreate actions", 1)
+    prepare(ct, template)
+    check_interrupt()
+    save(ct, sample, values, template, base)
+    if ct.conf.name:
+        lock = names.lock()
+        try:
+            names.assign(ct.ctid, ct.conf.name)
+        finally:
+            os.close(lock)
+    scripts.run_create(ct)
+    check_interrupt()
 
 
 def with_values(ct: Container, sample: Any, values: dict[str, Any]) -> Container:
@@ -108,8 +140,8 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     templates.lookup(node, ct.conf.ostemplate)
 
 
-def make_area(ct: Container, template: str, area: str) -> None:
-    """Lay out the private area beside its place and move it there."""
+def new_area(area: str) -> int:
+    """Make the directory *area*, in which the private area is laid out beside its place, and return its inode number."""
     from vz.ops.trash import discard
 
     parent = os.path.dirname(area)
@@ -118,10 +150,7 @@ def make_area(ct: Container, template: str, area: str) -> None:
     if os.path.isdir(area):
         discard(area)
     os.mkdir(area, 0o700)
-    layout.by_name(ct.conf.ve_layout or layout.DEFAULT).create(ct, area, template)
-    if os.path.isdir(ct.private):
-        os.rmdir(ct.private)
-    os.rename(area, ct.private)
+    return os.stat(area).st_ino
 
 
 def prepare(ct: Container, template: str) -> None:
@@ -158,7 +187,6 @@ def save(ct: Container, sample: Any, values: dict[str, Any], template: str, base
         conf.save(ct.conf_path)
     except OSError as exc:
         raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
-    remove_destroyed(ct.conf_path)
     ct.conf.conf = conf
     say(f"CT configuration saved to {printable(ct.conf_path)}")
 
@@ -167,7 +195,4 @@ def remove_destroyed(conf_path: str) -> None:
     """Remove the ``*.destroyed`` files of an earlier CT of this id."""
     stem = conf_path.removesuffix("conf")
     for suffix in ("conf", "mount", "umount", "premount", "postumount", "start", "stop"):
-        try:
-            os.unlink(f"{stem}{suffix}.destroyed")
-        except FileNotFoundError:
-            pass
+        remove(f"{stem}{suffix}.destroyed")

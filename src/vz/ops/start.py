@@ -7,20 +7,22 @@ import time
 
 from vz import guest
 from vz.config.paths import STATE
+from vz.container import record as records
 from vz.container.ct import Container, need_paths
 from vz.container.record import Record
 from vz.disk import layout
 from vz.errors import AlreadyRunning, ExitCode, VzError
-from vz.kernel.files import make_dirs, write_atomically
+from vz.kernel.files import make_dirs, remove, write_atomically
 from vz.kernel.process import starttime
 from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, warn
-from vz.ops.undo import Undo
+from vz.ops.undo import Undo, interrupted
 from vz.resources import cgroups, devices, limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
 WAIT_LIMIT_S = 3600
+LAUNCHER_LIMIT_S = 10.0
 
 
 def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remount: bool = False) -> None:
@@ -36,8 +38,12 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
         warn(text)
     try:
         boot(ct, wait=wait, skip_remount=skip_remount)
-    except VzError:
-        warn('Container start failed (try to check kernel messages, e.g. "dmesg | tail")')
+    except (VzError, OSError) as exc:
+        if not interrupted():
+            warn('Container start failed (try to check kernel messages, e.g. "dmesg | tail")')
+        if isinstance(exc, OSError):
+            what = f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
+            raise VzError(f"Unable to start the container: {what}", ExitCode.ENVCREATE_ERROR) from exc
         raise
     if not wait:
         say("Container start in progress...")
@@ -62,29 +68,33 @@ def check(ct: Container, *, force: bool) -> None:
 def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> None:
     """Mount, make, launch, attach, release: everything between a checked request and a running init."""
     with Undo(warn) as undo:
+        mount.ensure_ids(ct)
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
-        if not ct.is_mounted():
+        mounted = ct.is_mounted()
+        record = new_record(ct, records.STARTING)
+        if mounted:
+            record.root = ""  # somebody else's mount stays where it is
+        undo.add(forget, ct)
+        record.save()  # init_pid=0: a trace for whoever finds this start killed
+        ct.forget_record()
+        record.root = ct.root
+        if not mounted:
             mount.mount_with_scripts(ct)
             undo.add(mount.umount_with_scripts, ct)
             say("Container is mounted")
-        record = new_record(ct)
-        record.save()  # init_pid=0: a trace for whoever finds this start killed
-        undo.add(forget, ct)
-        cgroups.create(ct)
         undo.add(cgroups.remove, ct)
         undo.add(cgroups.kill_all, ct)
+        cgroups.create(ct)
         plan = make_plan(ct, record, wait)
         born = launch(plan, (record.idmap_base, record.idmap_count), lambda: cgroups.fork_into(ct))
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
         connect(ct, born.init_pid, record, undo)
-        record.save()
-        release(ct, born, record)
         undo.add(kill, ct)
-        distscripts.at_start(ct)
-        scripts.run_in_ct(ct, "start")
+        release(ct, born, record)
+        finish(ct, record)
 
 
 def connect(ct: Container, init_pid: int, record: Record, undo: Undo) -> None:
@@ -98,27 +108,51 @@ def connect(ct: Container, init_pid: int, record: Record, undo: Undo) -> None:
 
 
 def release(ct: Container, born: Launch, record: Record) -> None:
-    """Let init run and tell old clients its pid."""
-    born.release()
+    """Let init run."""
     record.started_at = int(time.time())
+    record.stage = records.RELEASED
     record.save()
-    ct.forget_record()
+    born.release()
+
+
+def finish(ct: Container, record: Record) -> None:
+    """Do what a start does once init runs: tell old clients its pid, run the scripts that want a living CT."""
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
-    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{born.init_pid}\n".encode(), durable=False)
+    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{record.init_pid}\n".encode(), durable=False)
     link = f"/run/netns/{ct.ctid}"
-    if os.path.lexists(link):
-        os.unlink(link)
-    os.symlink(f"/proc/{born.init_pid}/ns/net", link)
+    remove(link)
+    os.symlink(f"/proc/{record.init_pid}/ns/net", link)
+    ct.forget_record()
+    distscripts.at_start(ct)
+    scripts.run_in_ct(ct, "start")
+    record.stage = ""
+    record.save()
+    ct.forget_record()
 
 
-def new_record(ct: Container) -> Record:
+def wait_for_init(record: Record) -> bool:
+    """Tell whether the init of *record*, whose start was killed, came to be: its launcher ends when nobody lets it go."""
+    ours = os.stat("/proc/self/exe")
+    deadline = time.monotonic() + LAUNCHER_LIMIT_S
+    while record.is_alive() and time.monotonic() < deadline:
+        try:
+            runs = os.stat(f"/proc/{record.init_pid}/exe")
+        except OSError:
+            continue
+        if (runs.st_dev, runs.st_ino) != (ours.st_dev, ours.st_ino):
+            return record.is_alive()
+        time.sleep(0.005)
+    return False
+
+
+def new_record(ct: Container, stage: str) -> Record:
     """Return the record of a CT that is about to start."""
     record = Record(ct.ctid)
+    record.stage = stage
     record.idmap_base, record.idmap_count = ct.idmap
     record.root = ct.root
-    record.externals = inside.device_externals(devices.make_nodes(ct))
     return record
 
 
@@ -129,7 +163,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     # -z: vzctl's own argument, which every init ignores; "container" tells systemd where it is
     plan.argv = ["/sbin/init", "-z", "      "]
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
-    plan.devices = record.externals
+    plan.devices = record.externals = inside.device_externals(devices.make_nodes(ct))
     plan.pty_max = limits.pty_limit(ct)
     plan.program = seccomp_program(ct.conf.features)
     plan.dropped = dropped_capabilities(ct.conf.capability)
@@ -150,10 +184,11 @@ def inside_path() -> str:
 
 def forget(ct: Container) -> None:
     """Remove the run record of a CT that did not come up."""
-    from vz.ops.settle import clear
+    from vz.ops.settle import clear, forget_run
 
     ct.forget_record()
     clear(ct)
+    forget_run(ct)
 
 
 def kill(ct: Container) -> None:

@@ -6,12 +6,13 @@ import _signal
 import os
 
 from vz.container.ct import Container
+from vz.container.record import Record
 from vz.errors import ExitCode, NotRunning, VzError
 from vz.kernel.process import pidfd_send_signal, wait_pidfd
-from vz.ops import mount, scripts
+from vz.ops import journal, mount, scripts
 from vz.ops.join import open_init
 from vz.ops.report import say, warn
-from vz.ops.settle import clear
+from vz.ops.settle import clear, forget_run
 from vz.ops.undo import check_interrupt
 from vz.resources import cgroups
 
@@ -21,8 +22,10 @@ SIGRTMIN = 34
 SYSTEMD_POWEROFF = SIGRTMIN + 4
 
 
-def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> None:
+def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False, operation: str = "stop") -> None:
     """Stop the CT; one that does not run is a message on stderr and success.
+
+    The first part of a restart (*operation*) leaves its note in the journal.
 
     Raises:
         ScriptFailed: the .stop script (79), the CT is left running.
@@ -36,27 +39,39 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> Non
     try:
         scripts.run_in_ct(ct, "stop")
         cgroups.thaw(ct)
-        # our own hold on its network: devices moved in can be taken back after init has ended
-        netns = os.open(f"/proc/{record.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if not fast:
-                say("Stopping container ...")
-            if fast or not shut_down(ct, record.init_pid, pidfd):
-                say("Killing container ...")
-                kill(ct, pidfd)
-            if record.netdevs:
-                from vz import net
-
-                net.give_back_devices(record, netns)
-        finally:
-            os.close(netns)
+        journal.note(ct.ctid, operation, umount="no" if skip_umount else "yes", root=record.root)
+        end_processes(ct, record, pidfd, fast)
+        clear(ct)
+        forget_run(ct)
+        say("Container was stopped")
+        if not skip_umount:
+            mount.umount_with_scripts(ct)
+            say("Container is unmounted")
+    except BaseException:
+        journal.end(ct.ctid)
+        raise
     finally:
         os.close(pidfd)
-    clear(ct)
-    say("Container was stopped")
-    if not skip_umount:
-        mount.umount_with_scripts(ct)
-        say("Container is unmounted")
+    if operation == "stop":
+        journal.end(ct.ctid)
+
+
+def end_processes(ct: Container, record: Record, pidfd: int, fast: bool) -> None:
+    """Have init halt, or kill it, and take back the node's devices."""
+    # our own hold on its network: devices moved in can be taken back after init has ended
+    netns = os.open(f"/proc/{record.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not fast:
+            say("Stopping container ...")
+        if fast or not shut_down(ct, record.init_pid, pidfd):
+            say("Killing container ...")
+            kill(ct, pidfd)
+        if record.netdevs:
+            from vz import net
+
+            net.give_back_devices(record, netns)
+    finally:
+        os.close(netns)
 
 
 def shut_down(ct: Container, init_pid: int, pidfd: int) -> bool:
