@@ -55,7 +55,9 @@ NAMES = {row[MACHINE]: name for name, row in CALLS.items() if row[MACHINE] >= 0}
 
 
 def ptrace(request: int, pid: int, address: int = 0, data: object = 0) -> int:
-    return int(libc.ptrace(request, pid, address, ctypes.cast(data, ctypes.c_void_p) if not isinstance(data, int) else data))  # type: ignore[arg-type]
+    return int(
+        libc.ptrace(request, pid, address, ctypes.cast(data, ctypes.c_void_p) if not isinstance(data, int) else data)
+    )  # type: ignore[arg-type]
 
 
 def text_at(pid: int, address: int) -> str:

@@ -30,6 +30,7 @@ STATS = re.compile(
     r"^\d+: | state \S+| qlen \d+|<[^>]*>|@\S+| (valid|preferred)_lft \S+|\\|packets \d+ bytes \d+| tentative|"
     r"mode \S+|group \S+|linkdown|dadfailed|pref medium|brd \S+"
 )
+IDS = re.compile(r"\b[0-9]{9,10}\b")
 LIMITS = (
     *("cpu.shares", "cpu.cfs_quota_us", "memory.limit_in_bytes", "pids.max", "devices.list"),
     *("cpu.weight", "cpu.max", "memory.max"),
@@ -37,7 +38,17 @@ LIMITS = (
 
 
 def snapshot(node: Node) -> dict[str, str]:
-    """Return the state of *node* now."""
+    """Return the state of *node* now; ids of the node's pool are levelled, however many times a range was taken."""
+    levelled: dict[str, str] = {}
+    for key, value in _snapshot(node).items():
+        name = IDS.sub(lambda m: "BASE" if int(m[0]) % 65536 in (0, 65535) else m[0], key)
+        name = re.sub(r"(/ids/)\d+$", r"\1SLOT", name)
+        text = IDS.sub(lambda m: "BASE" if int(m[0]) % 65536 in (0, 65535) else m[0], value)
+        levelled[name] = levelled[name] + " and " + text if name in levelled else text
+    return levelled
+
+
+def _snapshot(node: Node) -> dict[str, str]:
     found: dict[str, str] = {}
     for top in TOPS:
         for folder, folders, names in os.walk(node.path(top)):
@@ -47,7 +58,9 @@ def snapshot(node: Node) -> dict[str, str]:
                     found[f"{shown}/{name}"] = _content(Path(folder, name), f"{shown}/{name}")
     for top, deep in (("/vz/private", ("up", "wk", "lower")), ("/vz/root", ())):
         for entry in sorted(os.listdir(node.path(top))):
-            found[f"{top}/{entry}"] = " ".join(name for name in deep if os.path.lexists(node.path(f"{top}/{entry}/{name}")))
+            found[f"{top}/{entry}"] = " ".join(
+                name for name in deep if os.path.lexists(node.path(f"{top}/{entry}/{name}"))
+            )
             for folder, _, names in os.walk(node.path(f"{top}/{entry}/up/etc")):
                 for name in names:
                     text = "" if ".vz-new" not in name and name not in ("hostname", "resolv.conf") else None
@@ -162,7 +175,13 @@ def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
         if old != new:
-            lines.append(f"- {key}: {old!r}" if new is None else f"+ {key}: {new!r}" if old is None else f"! {key}: {old!r} -> {new!r}")
+            lines.append(
+                f"- {key}: {old!r}"
+                if new is None
+                else f"+ {key}: {new!r}"
+                if old is None
+                else f"! {key}: {old!r} -> {new!r}"
+            )
     return lines
 
 

@@ -50,7 +50,18 @@ class Rig:
         self.do("start", 9)
         self.do("stop", 9, "--fast")
         self.do("destroy", 9)
-        self.create_words = ("create", ctid, "--ostemplate", template, "--layout", layout, "--name", "one", "--hostname", "one.example.com")
+        self.create_words = (
+            "create",
+            ctid,
+            "--ostemplate",
+            template,
+            "--layout",
+            layout,
+            "--name",
+            "one",
+            "--hostname",
+            "one.example.com",
+        )
         self.set_words: tuple[object, ...] = (
             *("set", ctid, "--ipadd", "198.51.100.1", "--ipadd", "2001:db8::11", "--netif_add"),
             *(f"eth0,00:18:51:00:00:01,veth{ctid}.0,00:18:51:00:00:02,{BRIDGE}", "--devnodes", "loop-control:rw"),
@@ -79,7 +90,9 @@ class Rig:
             self.do("start", self.ctid)
             self.do("stop", self.ctid, "--fast")
         now = self.vz("status", self.ctid)[1].split()[3:5]
-        wanted = {"stopped": ["unmounted", "down"], "mounted": ["mounted", "down"], "running": ["mounted", "running"]}[state]
+        wanted = {"stopped": ["unmounted", "down"], "mounted": ["mounted", "down"], "running": ["mounted", "running"]}[
+            state
+        ]
         if now == wanted:
             return
         if "running" in now:
@@ -91,7 +104,9 @@ class Rig:
 
     def strike(self, case: Case, at: int, how: str) -> tuple[dict[str, object], str, str]:
         """Run the case's command and strike at its call number *at*; return the report and what it printed."""
-        done = self.node.run("/usr/bin/python3", str(TREE / "tests/killat.py"), self.report, str(at), how, "vzctl", *map(str, case.words))
+        done = self.node.run(
+            "/usr/bin/python3", str(TREE / "tests/killat.py"), self.report, str(at), how, "vzctl", *map(str, case.words)
+        )
         with open(self.report) as file:
             return json.load(file), done.stdout, done.stderr
 
@@ -155,7 +170,13 @@ class Rig:
         lock = f"/vz/lock/{self.ctid}.lck"
         found.pop(lock, None)
         broken = min((changes(state, found) for state in sound), key=len)
-        words = case.words if again else ("umount", self.ctid) if case.before == "absent" or case.name == "destroy" else ("set", self.ctid, "--onboot", "no", "--save")
+        words = (
+            case.words
+            if again
+            else ("umount", self.ctid)
+            if case.before == "absent" or case.name == "destroy"
+            else ("set", self.ctid, "--onboot", "no", "--save")
+        )
         status, out, err = self.vz(*words)
         if again and status not in case.again:
             wrong.append(f"done again: status {status}")
@@ -173,8 +194,26 @@ class Rig:
 
 def cases(ctid: int, rig: Rig) -> dict[str, Case]:
     """Return the cases by name."""
-    live = ("--ipadd", "198.51.100.2", "--ipdel", "198.51.100.1", "--hostname", "two.example.com", "--name", "two", "--cpuunits", "500")
-    netif = ("--netif_add", f"eth1,00:18:51:00:00:03,veth{ctid}.1,00:18:51:00:00:04,{BRIDGE}", "--netif_del", "eth0", "--devnodes", "loop-control:none")
+    live = (
+        "--ipadd",
+        "198.51.100.2",
+        "--ipdel",
+        "198.51.100.1",
+        "--hostname",
+        "two.example.com",
+        "--name",
+        "two",
+        "--cpuunits",
+        "500",
+    )
+    netif = (
+        "--netif_add",
+        f"eth1,00:18:51:00:00:03,veth{ctid}.1,00:18:51:00:00:04,{BRIDGE}",
+        "--netif_del",
+        "eth0",
+        "--devnodes",
+        "loop-control:none",
+    )
     found = [
         Case("create", "absent", rig.create_words, (0, 44)),
         Case("mount", "stopped", ("mount", ctid), (0,)),

@@ -17,7 +17,7 @@ import time
 
 from vz.errors import ExitCode, Locked, VzError
 from vz.kernel import process
-from vz.kernel.files import make_dirs, remove
+from vz.kernel.files import make_dirs, read_text, remove
 
 HELPERS_LIMIT_S = 30.0
 CLOCK_SLACK_S = 2.0
@@ -106,7 +106,7 @@ class CTLock:
             time.sleep(0.5)  # unreadable
             return
         try:
-            lines = os.read(fd, 256).decode("ascii", "replace").split("\n")
+            lines = os.read(fd, 256).decode("utf-8", "replace").split("\n")
             word = lines[0].strip()
             if word.isascii() and word.isdigit() and len(word) < 10:
                 pid = int(word)
@@ -159,8 +159,7 @@ def _holds(pid: int, fd: int, mark: list[str]) -> bool:
 
 
 def _boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
 def _cmdline(pid: int) -> str:

@@ -141,7 +141,7 @@ def check(ct: Container, values: dict[str, Any]) -> None:
 
 
 def new_area(area: str) -> int:
-    """Make the directory *area*, in which the private area is laid out beside its place, and return its inode number."""
+    """Make the directory *area*, beside the place of the private area that grows in it; return its inode number."""
     from vz.ops.trash import discard
 
     parent = os.path.dirname(area)

@@ -168,9 +168,11 @@ def _take_down(ct: Container, facts: Facts) -> str:
 
 
 def _set(ct: Container, facts: Facts) -> str:
-    from vz.ops import live
+    _tell("set", "applying its configuration again")
+    if ct.is_running():
+        from vz.resources import limits
 
-    live.mend(ct, facts)
+        limits.apply(ct, set())
     return ""
 
 
@@ -184,4 +186,3 @@ _ACTIONS: dict[str, Callable[[Container, Facts], str]] = {
     "restart": _restart,
     "set": _set,
 }
-

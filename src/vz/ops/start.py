@@ -133,7 +133,7 @@ def finish(ct: Container, record: Record) -> None:
 
 
 def wait_for_init(record: Record) -> bool:
-    """Tell whether the init of *record*, whose start was killed, came to be: its launcher ends when nobody lets it go."""
+    """Tell whether the init of *record*, whose start was killed, came to be; a launcher that nobody lets go ends."""
     ours = os.stat("/proc/self/exe")
     deadline = time.monotonic() + LAUNCHER_LIMIT_S
     while record.is_alive() and time.monotonic() < deadline:
