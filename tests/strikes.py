@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 
 from nodestate import changes, processes, settled, snapshot
@@ -119,6 +120,8 @@ class Rig:
         self.to(case.before)
         report, out, err = self.strike(case, 0, "main")
         assert report["status"] == 0, (case.name, report["status"], out, err)
+        while processes(self.node):
+            time.sleep(0.02)
         self.states[f"after {case.name}"] = snapshot(self.node)
         return int(str(report["count"])), list(report["calls"])  # type: ignore[call-overload]
 

@@ -10,13 +10,15 @@ import os
 from .process import spawn
 
 
-def ip_batch(lines: list[str], *, netns_fd: int | None = None) -> None:
-    """Feed *lines* to one ``ip -batch -``, inside *netns_fd* if given; see ip(8).
+def ip_batch(lines: list[str], *, netns_fd: int | None = None, force: bool = False) -> None:
+    """Feed *lines* to one ``ip -batch -``, inside *netns_fd* if given; see ip(8).  With *force*, one that is refused
+    does not keep the others from being carried out.
 
     Raises:
         OSError: EINVAL with ip's own message and the line that it refused; lines before it took effect.
     """
-    result = spawn(["ip", "-batch", "-"], stdin=("\n".join(lines) + "\n").encode(), netns_fd=netns_fd, timeout_s=30)
+    argv = ["ip", *(["-force"] if force else []), "-batch", "-"]
+    result = spawn(argv, stdin=("\n".join(lines) + "\n").encode(), netns_fd=netns_fd, timeout_s=30)
     if result.status:
         words = [line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
         message = words[0].removeprefix("RTNETLINK answers: ").removeprefix("Error: ") if words else "ip failed"

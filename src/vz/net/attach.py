@@ -53,26 +53,25 @@ def attach(ct: Container, init_pid: int, record: Record) -> list[str]:
         return []
     host: list[str] = []
     inside: list[str] = []
-    if addresses:
-        claim(ct, addresses)
-        save_veip(ct, addresses)  # before anything is made: who clears up after us looks there
-        device = table.host_name(ct.ctid)
-        host += venet_lines(ct, init_pid)
-        inside += [f"link set {VENET} arp off addrgenmode none", f"link set {VENET} up"]
-        inside += inside_lines(addresses)
-        record.netifs.append((device, VENET))
-    for netif in netifs:
-        complete(ct, netif)
-        host += veth_lines(ct, netif, init_pid)
-        record.netifs.append((netif.host_ifname, netif.ifname))
+    device = table.host_name(ct.ctid)
     for name in netdevs:
         if not device_exists(name):
             raise VzError(f"Network device {name} is not on this node", ExitCode.NETDEV_ERROR)
         host.append(f"link set {name} netns {init_pid}")
         record.netdevs.append(name)
+    for netif in netifs:
+        complete(ct, netif)
+        host += veth_lines(ct, netif, init_pid)
+        record.netifs.append((netif.host_ifname, netif.ifname))
     if addresses:
-        host += host_route_lines(ct, table.host_name(ct.ctid), addresses)
-    record.save()
+        record.netifs.append((device, VENET))
+        host += venet_lines(ct, init_pid) + host_route_lines(ct, device, addresses)
+        inside += [f"link set {VENET} arp off addrgenmode none", f"link set {VENET} up"]
+        inside += inside_lines(addresses)
+    record.save()  # before anything is made or claimed: who clears up after us looks for what it names
+    if addresses:
+        claim(ct, addresses)
+        save_veip(ct, addresses)
     code = ExitCode.CANT_ADDIP if addresses else ExitCode.VETH_ERROR if netifs else ExitCode.NETDEV_ERROR
     _run(host, None, code)
     if inside:
@@ -400,6 +399,6 @@ def _run(lines: list[str], netns_fd: int | None, code: int) -> None:
 def _run_quietly(lines: list[str]) -> None:
     if lines:
         try:
-            ip_batch(lines)
+            ip_batch(lines, force=True)
         except OSError:
             pass

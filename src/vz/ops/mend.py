@@ -76,7 +76,7 @@ def undo_create(ct: Container, facts: Facts) -> None:
         write_atomically(conf, read_bytes(backup))
         remove(backup)
     if facts.get("name"):
-        names.remove_link(ct.ctid, facts["name"])
+        names.agree(ct.ctid, "", [facts["name"]])
     _release(facts, ct.ctid)
     try:
         os.rmdir(ct.root)
