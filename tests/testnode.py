@@ -8,6 +8,7 @@ away by the next one.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -79,15 +80,16 @@ class Node:
                     path.write_text(str(value))
                 except OSError:
                     self.saved.pop(name)
+        home = shlex.quote(str(self.home))
         script = f"""
 set -e
 mkdir -p /etc/vz /vz /run/vz /var/lib/vzctl /run/netns
-mount --bind {self.home}/etc /etc/vz
-mount --bind {self.home}/vz /vz
-mount --bind {self.home}/state /var/lib/vzctl
+mount --bind {home}/etc /etc/vz
+mount --bind {home}/vz /vz
+mount --bind {home}/state /var/lib/vzctl
 mount -t tmpfs -o mode=755 vz-node /run/vz
 mount -t tmpfs -o mode=755 vz-node /run/netns
-mount --bind {templates} /vz/template
+mount --bind {shlex.quote(str(templates))} /vz/template
 hostname node
 ip link set lo up
 ip link add up0 type bridge

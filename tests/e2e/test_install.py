@@ -20,7 +20,7 @@ from testnode import TREE, Node
 from vz.cli.main import VERSION
 from vz.ops.hostcheck import NEEDED
 
-PARTS = ("bin", "completion", "docs", "etc", "src", "tools", "Makefile", "pyproject.toml")
+PARTS = ("bin", "completion", "docs", "etc", "src", "tools", "Makefile", "pyproject.toml", "tests/testnode.py")
 ENV = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"]
 NOBODY = 65534
 
@@ -69,6 +69,7 @@ def host() -> Iterator[Host]:
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(here, f"{made.clone}/{part}", symlinks=True, ignore=ignored)
             else:
+                os.makedirs(os.path.dirname(f"{made.clone}/{part}"), exist_ok=True)
                 shutil.copy(here, f"{made.clone}/{part}")
         for folder, folders, files in os.walk(made.clone):
             for name in [*folders, *files]:
@@ -337,6 +338,24 @@ def test_templates_are_built_from_a_clone_with_blanks_in_its_path(host: Host) ->
     archive = Path(host.clone, f".cache/templates/cache/{BUSYBOX}.tar.zst")
     assert archive.stat().st_size > 100000
     assert stat.S_IMODE(archive.stat().st_mode) == 0o644
+
+
+def test_a_test_node_comes_up_from_a_clone_with_blanks_in_its_path(host: Host) -> None:
+    argv = [f"{host.clone}/tools/testnode", "run", "vztmpl", "list"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("NAME")
+
+
+@pytest.mark.parametrize(("path", "refused"), [("it's a clone", False), ("two:parts", True), ("a $clone", True)])
+def test_criu_can_be_put_below_a_path_with_blanks(tmp_path: Path, path: str, refused: bool) -> None:
+    """What comes after the look at the path, the keyring, is made to fail: nothing is fetched here."""
+    argv = [TREE / "tools/install-criu", "-k", tmp_path / "no keyring", tmp_path / path]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert ("prefix may not hold" in done.stderr) is refused
+    assert ("no keyring" in done.stderr) is not refused
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sysctl_settings_are_there_and_enough(host: Host) -> None:
