@@ -67,6 +67,18 @@ def test_hostname_and_dns_of_a_running_ct(vz: Vz, ct: int) -> None:
     assert vz("exec", ct, "cat /etc/resolv.conf").stdout == "search example.com\nnameserver 192.0.2.9\n"
 
 
+def test_inherit_means_the_nodes_own_resolver(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct(start=False)
+    vz.ok("set", ctid, "--nameserver", "inherit", "--searchdomain", "inherit", "--save")
+    node = "search old.example.com\nnameserver 127.0.0.53\nnameserver 192.0.2.99\nsearch a.example.com b.example.com\n"
+    vz.node.path("/run/vz/resolv.conf").write_text(node)
+    # for this one start: the file is the host's
+    script = f"mount --bind /run/vz/resolv.conf /etc/resolv.conf && vzctl start {ctid}; umount /etc/resolv.conf"
+    assert vz.run("sh", "-c", script).returncode == 0
+    wanted = "search a.example.com b.example.com\nnameserver 192.0.2.99\n"
+    assert vz("exec", ctid, "cat /etc/resolv.conf").stdout == wanted
+
+
 def test_passwords(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
     ctid = new_ct(start=False)
     vz.ok("set", ctid, "--userpasswd", "root:one:two")

@@ -24,29 +24,45 @@ def guest_config(ct: Container) -> guest.GuestConfig:
     config.by_script = frozenset(dist.scripts)
     config.hostname = ct.conf.hostname or ""
     config.addresses = ct.addresses()
-    servers = ct.conf.nameserver
-    config.nameservers = node_nameservers() if servers == ["inherit"] else servers or []
-    domains = ct.conf.searchdomain
-    config.searchdomains = domains or []
+    config.nameservers, config.searchdomains = resolver(ct)
     config.netifs = ct.conf.netif or []
-    if servers is None and ct.node.nameserver:
-        words = ct.node.nameserver.split()
-        config.nameservers = node_nameservers() if words == ["inherit"] else words
     return config
+
+
+def resolver(ct: Container) -> tuple[list[str], list[str]]:
+    """Return (name servers, search domains) for the CT's resolv.conf; see resolv.conf(5)."""
+    servers = ct.conf.nameserver
+    if servers is None:
+        servers = ct.node.nameserver.split()  # nothing said anywhere: inherit
+    domains = ct.conf.searchdomain or []
+    if servers == ["inherit"]:
+        servers = node_nameservers()
+    if domains == ["inherit"]:
+        domains = node_searchdomains()
+    return servers, domains
 
 
 def node_nameservers() -> list[str]:
     """Return the node's own name servers, but loopback ones, which are of no use in a CT."""
+    words = [line[1] for line in _resolv_conf() if line[0] == "nameserver" and len(line) > 1]
+    return [word for word in words if not word.startswith(("127.", "::1"))]
+
+
+def node_searchdomains() -> list[str]:
+    """Return the node's own search domains: its last ``search`` or ``domain`` line counts."""
+    found: list[str] = []
+    for line in _resolv_conf():
+        if line[0] in ("search", "domain"):
+            found = line[1:]
+    return found
+
+
+def _resolv_conf() -> list[list[str]]:
     try:
         text = read_text("/etc/resolv.conf")
     except OSError:
         return []
-    found = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) > 1 and words[0] == "nameserver" and not words[1].startswith(("127.", "::1")):
-            found.append(words[1])
-    return found
+    return [words for line in text.splitlines() if (words := line.split())]
 
 
 def prepare_new(ct: Container) -> None:
