@@ -27,7 +27,7 @@ vzctl set <ctid> [--save] [--force] [--setmode restart|ignore]
     [--bridge <bridge>] [--mac_filter on|off]]
    [--netdev_add <ifname>] [--netdev_del <ifname>]
    [--netfilter disabled|stateless|stateful|full]
-   [--applyconfig <name>] [--ostemplate <name>] [--mount_opts <opts>]
+   [--applyconfig <name>] [--ostemplate <name>]
 vzctl exec | exec2 <ctid> <command> [arg ...]
 vzctl enter <ctid> [--exec <command> [arg ...]]
 vzctl runscript <ctid> <script>

@@ -203,7 +203,7 @@ LATER = [flag for flag in "-k -l -f -t -i -b -x -n -e".split()] + [
         "kmemsize lockedpages privvmpages shmpages physpages vmguarpages oomguarpages numtcpsock numflock numpty "
         "numsiginfo tcpsndbuf tcprcvbuf othersockbuf dgramrcvbuf numothersock dcachesize numfile avnumproc numiptent "
         "swappages vm_overcommit meminfo cpuweight diskquota diskspace diskinodes quotatime quotaugidlimit ioprio "
-        "iolimit iopslimit offline-resize offline pci_add pci_del reset_ub"
+        "iolimit iopslimit mount_opts offline-resize offline pci_add pci_del reset_ub"
     ).split()
 ]
 
