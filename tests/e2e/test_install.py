@@ -252,6 +252,22 @@ def test_an_upgrade_takes_away_what_the_new_version_lacks(host: Host) -> None:
     assert not any(os.path.lexists(host.path(f"/usr/local/{name}")) for name in names)
 
 
+def test_criu_comes_along_once_where_the_tree_has_one(host: Host) -> None:
+    """By a stand-in for the installer, which would fetch it."""
+    os.makedirs(f"{host.clone}/.prefix/criu")
+    installer = Path(host.clone, "tools/install-criu")
+    local = host.path("/usr/local")
+    installer.write_text("#!/bin/sh\necho no archive >&2\nexit 1\n")
+    done = host.make("install")
+    assert done.returncode == 0 and "criu was not installed" in done.stderr
+    installer.write_text('#!/bin/sh\nmkdir -p "$2/sbin" && echo "$2" >>"$2/sbin/criu"\n')
+    for _ in range(2):
+        host.install()
+    assert (local / "libexec/vz/criu/sbin/criu").read_text() == "/usr/local/libexec/vz/criu\n"
+    assert host.make("uninstall").returncode == 0
+    assert os.listdir(local) == []
+
+
 def test_a_full_disk_is_one_line_and_can_be_mended(host: Host) -> None:
     host.ok("sh", "-c", "mkdir /usr/local/small && mount -t tmpfs -o size=600k vz-install /usr/local/small")
     done = host.make("install", "DESTDIR=/usr/local/small")
@@ -370,3 +386,23 @@ def test_sysctl_settings_are_there_and_enough(host: Host) -> None:
         assert os.path.exists(f"/proc/sys/{key}"), key
     for key, least in NEEDED:
         assert settings[key] >= least, key
+
+
+def test_the_session_of_the_readme(host: Host) -> None:
+    """Its lines as they stand, after make install."""
+    template("debian-12")
+    text = (TREE / "README.md").read_text()
+    session = text[text.index("vztmpl build debian-12") :].partition("```")[0].strip().splitlines()
+    assert len(session) > 8
+    host.install()
+    adopt(host)
+    printed = {}
+    for line in session:
+        words = line.replace("debian-12-x86_64", f"debian-12-{os.uname().machine}").split()
+        done = host.node.run(*ENV, *words, stdin="id -u\nexit\n" if words[1] == "enter" else "")
+        assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout}{done.stderr}"
+        printed[" ".join(words[:2])] = done.stdout
+    assert "init" in printed["vzctl exec"]
+    assert "root@web:~# " in printed["vzctl enter"]
+    assert printed["vzlist -o"].split()[-4:] == ["101", "running", "192.0.2.101", "web"]
+    assert host.ok("vzctl", "status", "101") == "CTID 101 deleted unmounted down\n"
