@@ -252,6 +252,19 @@ def test_an_upgrade_takes_away_what_the_new_version_lacks(host: Host) -> None:
     assert not any(os.path.lexists(host.path(f"/usr/local/{name}")) for name in names)
 
 
+def test_commands_work_while_a_new_version_comes(host: Host) -> None:
+    host.install()
+    script = "for i in $(seq 400); do vzctl --version || echo failed; done; echo end"
+    looping = host.node.popen(*ENV, "sh", "-c", script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    installs = 0
+    while looping.poll() is None and installs < 40:
+        host.install()
+        installs += 1
+    printed = looping.communicate()[0].decode()
+    assert installs > 2
+    assert set(printed.splitlines()) == {f"vzctl version {VERSION}", "end"}
+
+
 def test_criu_comes_along_once_where_the_tree_has_one(host: Host) -> None:
     """By a stand-in for the installer, which would fetch it."""
     os.makedirs(f"{host.clone}/.prefix/criu")
