@@ -434,7 +434,7 @@ SECURITY = (
         "--devnodes",
         values.parse_devnodes,
         "DEVICE:[r][w][q]|none",
-        "Devices of the node: permitted at once, and in its /dev from the next start.",
+        "Devices of the node put into its /dev.",
         form=values.format_devnodes,
         multi=True,
     ),
