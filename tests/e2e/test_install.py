@@ -18,6 +18,7 @@ import pytest
 from conftest import BUSYBOX, template
 from testnode import TREE, Node
 from vz.cli.main import VERSION
+from vz.cli.table import PROGRAMS
 from vz.ops.hostcheck import NEEDED
 
 PARTS = ("bin", "completion", "docs", "etc", "src", "tools", "Makefile", "pyproject.toml", "tests/testnode.py")
@@ -133,11 +134,26 @@ def test_what_is_installed_belongs_to_root_and_can_be_read_by_all(host: Host) ->
     assert "status" in host.ok("setpriv", f"--reuid={NOBODY}", "--clear-groups", "vzlist", "-L")
 
 
+def test_programs_and_data_of_the_package_come_along(host: Host) -> None:
+    for name, mode in (("hook", 0o700), ("table", 0o600)):
+        path = Path(host.clone, f"src/vz/checkpoint/{name}")
+        path.write_text("#!/bin/sh\n")
+        path.chmod(mode)
+    host.install()
+    installed = host.path("/usr/local/lib/vz/vz/checkpoint")
+    assert [stat.S_IMODE((installed / name).stat().st_mode) for name in ("hook", "table")] == [0o755, 0o644]
+
+
 def test_commands_manual_and_completion_are_where_they_are_looked_for(host: Host) -> None:
     host.install()
-    commands = sorted(name for name in os.listdir(TREE / "bin") if name != "vz-launcher")
+    commands = {name for name, module in PROGRAMS.items() if (TREE / f"src/vz/cli/{module}.py").exists()}
+    assert commands >= {"vzctl", "vzlist", "vzpid", "vztmpl", "vztmpl-dl", "vzcfgvalidate"}
+    assert set(os.listdir(host.path("/usr/local/sbin"))) == {*commands, "vz-launcher"}
     for name in commands:
         assert host.ok("sh", "-c", f"command -v {name}") == f"/usr/local/sbin/{name}\n"
+        done = host.run(name, "--no-such-option")
+        assert done.stdout or done.stderr, name
+        assert "Traceback" not in done.stderr, name
     if shutil.which("man"):
         for page in ("vzctl", "vzlist", "vztmpl", "ctid.conf", "vz.conf"):
             assert host.ok("man", "-w", page).startswith("/usr/local/share/man/"), page
@@ -242,10 +258,14 @@ def test_a_command_that_the_admin_replaced_stays(host: Host) -> None:
 def test_an_upgrade_takes_away_what_the_new_version_lacks(host: Host) -> None:
     os.symlink("vz-launcher", f"{host.clone}/bin/vzold")
     Path(host.clone, "src/vz/cli/vzold.py").write_text('"""Old."""\n')
+    table = Path(host.clone, "src/vz/cli/table.py")
+    text = table.read_text()
+    table.write_text(text + 'PROGRAMS["vzold"] = "vzold"\n')
     Path(host.clone, "docs/man/vzold.8").write_text(".TH VZOLD 8\n")
     host.install()
     names = ("sbin/vzold", "lib/vz/vz/cli/vzold.py", "share/man/man8/vzold.8")
     assert all(os.path.lexists(host.path(f"/usr/local/{name}")) for name in names)
+    table.write_text(text)
     for name in ("bin/vzold", "src/vz/cli/vzold.py", "docs/man/vzold.8"):
         os.unlink(f"{host.clone}/{name}")
     host.install()

@@ -64,9 +64,15 @@ def complain(what: object, program: str) -> None:
 
 
 def load(module: str) -> Any:
-    """Import the module of a verb."""
+    """Import the module of a verb or program; BadSyntax (20) for a program that is still to come."""
     name = f"vz.cli.{module}"
-    __import__(name)
+    try:
+        __import__(name)
+    except ModuleNotFoundError as exc:
+        if exc.name != name:
+            raise
+        program = next(program for program, its in PROGRAMS.items() if its == module)
+        raise BadSyntax(f"{program}: not available in this version") from None
     return sys.modules[name]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vz.cli.main import VERSION
-from vz.cli.table import LATER
+from vz.cli.table import LATER, VERBS
 from vz.cli.usage import USAGE
 from vz.config.actions import ACTIONS
 from vz.config.options import OPTIONS
@@ -70,6 +70,8 @@ def test_what_is_refused_is_in_the_changelog() -> None:
     refused = text[text.index("### Refused") : text.index("### Different")]
     for verb in LATER:
         assert verb in refused or f"{verb.partition('-')[0]}*" in refused, verb
+    for verb in VERBS:
+        assert not re.search(rf"`[^`]*\b{verb}\b(?!-)[^`]*`", refused.replace("--", "++")), f"{verb} is there now"
     later = [option for option in [*OPTIONS, *(option for _group, option in ACTIONS)] if option.later and option.flags]
     counters = {option.attr for option in OPTIONS if option.value == "BARRIER[:LIMIT]"}
     for option in later:
