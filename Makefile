@@ -22,6 +22,7 @@ demo: templates ## the session of the 2012 talk, for real, on a test node
 	@tools/demo
 
 check: ## what needs no root: linters, types, unit tests
+	@$(umask) tools/setup --test-tools
 	@.venv/bin/python -B -m pytest -p no:cacheprovider -q tests/unit tests/compat
 
 test: templates ## every test, with small counts
@@ -40,4 +41,4 @@ uninstall: ## remove what install put there; configuration and containers stay
 	@tools/install --remove "$$DESTDIR" "$$PREFIX"
 
 clean: ## remove caches, not the built templates
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache; find . -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache; find src tests bench tools -name __pycache__ -prune -exec rm -rf {} +

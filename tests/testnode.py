@@ -61,6 +61,8 @@ class Node:
         self.stop()
 
     def start(self) -> None:
+        if os.geteuid() != 0:
+            raise SystemExit("a test node needs root")
         for name in ("etc", "vz/root", "vz/private", "vz/lock", "vz/dump", "vz/template", "state", "run"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o755)
@@ -104,7 +106,7 @@ exec sleep infinity
         self.holder = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert self.holder.stdout is not None
         if self.holder.stdout.readline().strip() != b"ready":
-            raise RuntimeError("the test node did not come up")
+            raise SystemExit("the test node did not come up: it needs the namespaces and iproute2")
         (self.home / "holder").write_text(f"{self.holder.pid} {start_time(self.holder.pid)}\n")
 
     def argv(self, *argv: str) -> list[str]:
