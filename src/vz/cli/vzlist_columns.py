@@ -94,6 +94,10 @@ class Row:
         if name == "ip":
             return self._addresses()
         if name == "layout":
+            if conf.conf is not None and not conf.conf.get("VE_LAYOUT"):
+                from vz.disk.layout import layout_name
+
+                return layout_name(ct)  # what its files show
             return (conf.ve_layout or "simfs").partition(":")[0]
         if name == "vswap":
             limit = conf.physpages
