@@ -199,6 +199,10 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
 
             say_devices()
             devices.apply(ct)
+        if "devnodes" in values:
+            from vz.ops import devnodes
+
+            devnodes.sync(ct, record, pidfd)
         if "ip_addr" in values:
             _apply_addresses(ct, record, old["ip_addr"] or [])
         if "netif" in values:
