@@ -162,6 +162,8 @@ class Row:
 
         return usage.counter(self.ct, name)
 
-    def number_held(self, name: str) -> int | None:
-        """Return what is held of counter *name* now; None when the CT does not run."""
-        return self._usage(name)[0] if self.running else None
+    def is_counted(self, name: str) -> bool:
+        """Tell whether it is known what the CT holds of counter *name*."""
+        from vz.resources import usage
+
+        return self.running and name in usage.COUNTED

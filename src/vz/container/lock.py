@@ -64,7 +64,7 @@ class CTLock:
                 except FileExistsError:
                     pass
                 try:
-                    word = self._first_word()
+                    word = _first_word(self.path)
                 except FileNotFoundError:
                     continue  # given up meanwhile
                 except OSError:
@@ -80,14 +80,6 @@ class CTLock:
         finally:
             os.unlink(temporary)
 
-    def _first_word(self) -> bytes:
-        """Return what should be a pid; OSError when the file has gone or cannot be read."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            return (os.read(fd, 64).split() or [b""])[0]
-        finally:
-            os.close(fd)
-
     def _clear_stale(self, word: bytes) -> None:
         """Remove the file if it still says *word*.
 
@@ -97,13 +89,22 @@ class CTLock:
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            if self._first_word() == word:
+            if _first_word(self.path) == word:
                 os.unlink(self.path)
                 self.stale.append(f"Removing stale lock file {self.path}")
         except FileNotFoundError:
             pass
         finally:
             os.close(folder)
+
+
+def _first_word(path: str) -> bytes:
+    """Return what should be a pid in the lock file *path*; OSError when it has gone or cannot be read."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        return (os.read(fd, 64).split() or [b""])[0]
+    finally:
+        os.close(fd)
 
 
 def _is_pid(word: bytes) -> bool:

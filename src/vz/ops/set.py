@@ -61,8 +61,8 @@ def set_values(ct: Container, change: Change) -> int:
         if change.save and not change.userpasswd:
             say(NO_CHANGES)
         return ExitCode.OK
-    if "mount_opts" in change.values and layout.layout_name(ct) != "ploop":
-        warn("WARNING: --mount_opts is for the ploop layout: it has no effect on this container")
+    for text in without_effect(ct, change.values):
+        warn(f"WARNING: {text}")
     if running:
         set_running(ct, change, values)
     elif not change.save and RESOURCE_ATTRS & set(values):
@@ -72,6 +72,16 @@ def set_values(ct: Container, change: Change) -> int:
     else:
         say(UNSAVED_RUNNING if running else UNSAVED_STOPPED)
     return ExitCode.OK
+
+
+def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
+    """Return a line for each of *values* that is kept and does nothing in this version."""
+    found = []
+    if "mount_opts" in values and layout.layout_name(ct) != "ploop":
+        found.append("MOUNT_OPTS counts for the ploop layout only: it has no effect on this container")
+    if "netfilter" in values:
+        found.append("NETFILTER is kept, but not enforced in this version")
+    return found
 
 
 def set_running(ct: Container, change: Change, values: dict[str, Any]) -> None:
