@@ -169,10 +169,20 @@ def new_netifs(ct: Container, change: Change) -> list[Netif]:
     """Return NETIF after deletions, additions and edits."""
     netifs = [n for n in ct.conf.netif or [] if "all" not in change.netif_del and n.ifname not in change.netif_del]
     for text in change.netif_add:
-        netifs.append(parse_netif_add(text, ct.ctid, len(netifs)))
+        netifs.append(parse_netif_add(text, ct.ctid, _free_number(ct.ctid, netifs)))
     for edit in change.netif_edit:
         netifs = [_edited(netif, edit) if netif.ifname == edit["ifname"] else netif for netif in netifs]
+    names_on_host = [netif.host_ifname for netif in netifs if netif.host_ifname]
+    for name in names_on_host:
+        if names_on_host.count(name) > 1:
+            raise VzError(f"Two interfaces of the container would be {name} on the node", ExitCode.VETH_ERROR)
     return netifs
+
+
+def _free_number(ctid: int, netifs: list[Netif]) -> int:
+    """Return the least number that no name on the node made up for the CT has; see parse_netif_add."""
+    taken = {netif.host_ifname for netif in netifs}
+    return next(n for n in range(len(netifs) + 1) if not {f"veth{ctid}.{n}", f"v{ctid}.{n}"} & taken)
 
 
 def _edited(netif: Netif, fields: dict[str, Any]) -> Netif:
