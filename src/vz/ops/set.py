@@ -31,6 +31,7 @@ RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfil
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
 NO_CHANGES = "No changes in CT configuration, not saving"
+_NO_DEFAULT = frozenset(("ip_addr", "netif", "netdev", "name"))  # absent is empty: vz.conf has no say
 _GUEST_FILES = (
     ("hostname", "/etc/hostname", "the host name", ExitCode.BADHOSTNAME),
     ("nameserver", "/etc/resolv.conf", "name servers", ExitCode.BADDNSSRV),
@@ -313,7 +314,7 @@ def put(conf: ConfFile, values: dict[str, Any]) -> bool:
     for attr, value in values.items():
         option = BY_ATTR[attr]
         text = option.format(value)
-        if conf.get(option.key) != text:
+        if (conf.get(option.key) or "" if attr in _NO_DEFAULT else conf.get(option.key)) != text:
             conf.set(option.key, text)
             changed = True
     return changed
