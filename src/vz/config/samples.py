@@ -12,7 +12,8 @@ from vz.errors import ExitCode, InvalidConfig, VzError
 
 # identity of one CT and how its files are kept, never taken over from a sample by ``set --applyconfig``
 KEPT = frozenset(
-    "HOSTNAME IP_ADDR OSTEMPLATE VE_ROOT VE_PRIVATE DESCRIPTION LOCAL_UID LOCAL_GID LOCAL_UID_COUNT NAME VE_LAYOUT".split()
+    "HOSTNAME IP_ADDR OSTEMPLATE VE_ROOT VE_PRIVATE VE_LAYOUT DESCRIPTION NAME LOCAL_UID LOCAL_GID "
+    "LOCAL_UID_COUNT".split()
 )
 
 
