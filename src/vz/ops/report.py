@@ -70,11 +70,9 @@ def say_netifs(names: list[str]) -> None:
     say(f"Configure veth devices: {' '.join(names)}".rstrip())
 
 
-def say_started(ct: Container, addresses: list[str]) -> None:
-    """Say what a CT that is being started has got from its configuration."""
+def say_started(ct: Container) -> None:
+    """Say what a CT that is being started has got from its configuration, but its addresses."""
     conf = ct.conf
-    if addresses:
-        say(f"Adding IP address(es): {' '.join(addresses)}")
     configured = {attr for attr in (*(row[0] for row in _CPU), *_UB) if attr.upper() in conf.values}
     say_limits({attr: value for attr in configured if (value := getattr(conf, attr)) is not None})
     if conf.devices or conf.devnodes:

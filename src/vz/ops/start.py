@@ -86,7 +86,7 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         record.init_start = starttime(born.init_pid)
         connect(ct, born.init_pid, record, undo)
         record.save()
-        say_started(ct, net.usable_addresses(ct))
+        say_started(ct)
         release(ct, born, record)
         undo.add(kill, ct)
         distscripts.at_start(ct)
@@ -99,7 +99,11 @@ def connect(ct: Container, init_pid: int, record: Record, undo: Undo) -> None:
         from vz import net
 
         undo.add(net.detach, ct, record)
-        for text in net.attach(ct, init_pid, record):
+        warnings = net.attach(ct, init_pid, record)
+        addresses = net.usable_addresses(ct)
+        if addresses:
+            say(f"Adding IP address(es): {' '.join(addresses)}")
+        for text in warnings:
             warn(text)
 
 
