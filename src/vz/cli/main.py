@@ -41,11 +41,17 @@ def main(program: str) -> None:
         status = exit_code(exc)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
-        complain(f"{program}: {where}{exc.strerror or exc}", program)
-        if os.geteuid() != 0:
-            complain(f"{program}: this needs root", program)
+        hint = "; this needs root" if os.geteuid() != 0 else ""
+        complain(f"{program}: {where}{exc.strerror or exc}{hint}", program)
     except KeyboardInterrupt:
         status = 130
+    except Exception as exc:
+        code = getattr(exc, "code", None)
+        if isinstance(code, int):  # a failure of ours that a child process passed on
+            complain(exc, program)
+            status = code
+        else:  # a bug: to be seen, not hidden behind a tidy line
+            sys.excepthook(type(exc), exc, exc.__traceback__)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
@@ -112,6 +118,8 @@ def vzctl(argv: list[str]) -> int:
         raise BadSyntax(f"Bad command: {_printable(verb)}")
     if not argv:
         raise VzError("CTID is missing: vzctl COMMAND CTID|NAME [options]", ExitCode.INVALID_PARAMETER_VALUE)
+    if os.geteuid() != 0:  # others would see neither lock nor state, and take a running CT for a stopped one
+        raise VzError(f"vzctl {verb}: this needs root", ExitCode.NO_ACCES)
     status: int = load(module).run(argv, options)
     return status
 

@@ -15,7 +15,7 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("LOGGING", "yes", "Write a log (yes|no)."),
     ("LOGFILE", "/var/log/vzctl.log", "The log file."),
     ("LOG_LEVEL", "0", "How much is logged: messages up to this level."),
-    ("VERBOSE", "0", "How much is printed: messages up to this level; --verbose adds to it."),
+    ("VERBOSE", "0", "How much is printed: messages up to this level; --verbose counts in its place."),
     ("CONFIGFILE", "", "Sample that vzctl create starts from when --config is not given."),
     ("DEF_OSTEMPLATE", "", "OS template that vzctl create uses when --ostemplate is not given."),
     ("STOP_TIMEOUT", "0", "Seconds that a stopping container has until it is killed; 0: 120."),
@@ -37,7 +37,7 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
 )
 # those of them that nothing reads yet
 IDLE_KEYS = frozenset(
-    "VIRTUOZZO LOG_LEVEL SKIP_ARPDETECT ERROR_ON_ARPFAIL VE_ROUTE_SRC_DEV FORCE_ROUTE VE_STOP_MODE VE_PARALLEL "
+    "VIRTUOZZO SKIP_ARPDETECT ERROR_ON_ARPFAIL VE_ROUTE_SRC_DEV FORCE_ROUTE VE_STOP_MODE VE_PARALLEL "
     "VE0CPUUNITS LOCAL_GID".split()
 )
 # keys of files that OpenVZ shipped; nothing here needs them
@@ -79,8 +79,13 @@ class NodeConfig:
 
     @property
     def warnings(self) -> list[str]:
-        """What was skipped while vz.conf was read."""
-        return self.conf.warnings
+        """What was skipped while vz.conf was read, and what has no meaning there."""
+        found = list(self.conf.warnings)
+        for key in ("NETFILTER", "IPTABLES"):
+            if key in self.values:
+                where = f"{self.conf.path}:{self.conf.line_of(key)}"
+                found.append(f"Warning at {where}: {key} is ignored here: it belongs into the confs of containers")
+        return found
 
     @property
     def lockdir(self) -> str:

@@ -119,6 +119,14 @@ def enable_wait() -> None:
         pass
 
 
+def skip_fsck() -> None:
+    """Make /fastboot, by which sysvinit's scripts know that the root is not theirs to check."""
+    try:
+        files.write("/fastboot", "")
+    except OSError:
+        pass  # something odd in its place: then they look, and find no device
+
+
 def _machine_id() -> None:
     """An empty or absent /etc/machine-id gets 32 random hex digits where a systemd or dbus will look for it."""
     if not any(os.path.exists(path) for path in ("/usr/lib/systemd", "/lib/systemd", "/usr/bin/dbus-daemon")):

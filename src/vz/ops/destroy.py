@@ -34,7 +34,14 @@ def destroy(ct: Container) -> None:
     }
     journal.begin(ct.ctid, "destroy", **facts)
     say(f"Destroying container private area: {printable(ct.private)}")
-    finish(ct.ctid, {key: str(value) for key, value in facts.items()})
+    try:
+        finish(ct.ctid, {key: str(value) for key, value in facts.items()})
+    except VzError:
+        if os.path.lexists(
+            ct.private
+        ):  # nothing has changed: it is no half-destroyed CT for the next command to finish
+            journal.end(ct.ctid)
+        raise
     journal.end(ct.ctid)
     say("Container private area was destroyed")
 

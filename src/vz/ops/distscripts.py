@@ -108,6 +108,7 @@ def run(ct: Container, dist: dists.Dist, action: str, state: str, changes: dict[
         return False
     from vz.ops.exec import exec_status
 
+    say(f"Running distribution script {_path(dist, action)} in the container", 1)
     text = dists.exports(environment(ct, action, state, changes)) + dist.script_text(action)
     began = time.monotonic()
     status, printed = exec_status(ct, dists.SHELL, text, float(dists.LIMIT_S))

@@ -22,8 +22,11 @@ NO_SHELL = 127
 
 
 def shell_argv(words: list[str]) -> list[list[str]]:
-    """Return the shells to try for *words* as vzctl joins them: single blanks, an empty word becomes ''."""
-    if words == ["-"]:
+    """Return the shells to try for *words* as vzctl joins them: single blanks, an empty word becomes ''.
+
+    With ``-`` as the first word they read standard input.
+    """
+    if words[0] == "-":
         return [["/bin/bash"], ["/bin/sh"]]
     line = " ".join(word if word else "''" for word in words)
     return [["/bin/bash", "-c", line], ["/bin/sh", "-c", line]]
@@ -134,7 +137,7 @@ def _pass(source: int, target: int) -> bool:
 def exec_status(ct: Container, argv: list[str], stdin: bytes = b"", timeout_s: float = 30.0) -> tuple[int, bytes]:
     """Run *argv* in the CT for our own ends and return (status, what it printed); in a child, so that this process
     goes on forking outside the CT.  A signal, or no such program, is status 127."""
-    from vz.kernel.namespaces import run_in_child
+    from vz.kernel.namespaces import ChildFailed, run_in_child
 
     def child() -> bytes:
         _, pidfd = open_init(ct)
@@ -161,5 +164,8 @@ def exec_status(ct: Container, argv: list[str], stdin: bytes = b"", timeout_s: f
         status = exit_status(os.waitpid(pid, 0)[1])
         return bytes([status if 0 <= status < 128 else NO_SHELL]) + os.pread(files[1], 1 << 20, 0)
 
-    reply = run_in_child(child)
+    try:
+        reply = run_in_child(child)
+    except ChildFailed as exc:
+        raise VzError(str(exc), exc.code) from exc
     return reply[0], reply[1:]

@@ -77,13 +77,15 @@ def device_externals(extra: list[tuple[str, str]]) -> list[External]:
 
 
 def build(plan: Plan) -> None:
-    """Make the CT's view of the system and enter it; at the end the working directory is its ``/``."""
-    root = plan.root
+    """Make the CT's view of the system and enter it; the working directory is VE_ROOT, and at the end its ``/``."""
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-    # the copy that came from the host is locked in this namespace; a bind of it is ours
-    mounts.mount(root, root, None, mounts.MS_BIND)
-    os.chdir(root)
+    # The copy that came from the host is locked in this namespace; a bind of it is ours.  Not by its path: the
+    # directories above may be for the node's root alone, as /vz/root is.
+    tree_fd = mounts.open_tree(".")
+    mounts.move_mount(tree_fd, ".")
+    os.fchdir(tree_fd)
+    os.close(tree_fd)
     _mount_kernel_views()
     _mount_dev(plan)
     _mount_rest(plan)

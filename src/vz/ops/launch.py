@@ -105,6 +105,8 @@ def _first_child(plan: inside.Plan, userns_fd: int, from_parent: int, to_parent:
     step = "start"
     try:
         os.setsid()
+        step = "enter the container's root"
+        os.chdir(plan.root)
         step = "become root of the user namespace"
         namespaces.setns(userns_fd, namespaces.CLONE_NEWUSER)
         os.setgroups([])

@@ -34,7 +34,6 @@ def umount(ct: Container) -> None:
     if not ct.is_mounted():
         raise VzError("CT is not mounted", ExitCode.FS_NOT_MOUNTED)
     umount_with_scripts(ct)
-    say("Container is unmounted")
 
 
 def mount_with_scripts(ct: Container) -> None:
@@ -48,13 +47,24 @@ def mount_with_scripts(ct: Container) -> None:
         scripts.run_host(ct, "mount")
 
 
-def umount_with_scripts(ct: Container) -> None:
-    """Run the umount scripts, detach the root, run the postumount scripts, these also when the umount failed."""
+def umount_with_scripts(ct: Container, *, quiet: bool = False) -> None:
+    """Run the umount scripts, detach the root, run the postumount scripts, these also when the umount failed.
+
+    Raises:
+        VzError: a script failed (79), the root is busy (51); of two failures the umount's is the one that counts.
+    """
     scripts.run_host(ct, "umount")
     try:
         layout.umount_root(ct)
-    finally:
-        scripts.run_host(ct, "postumount")
+    except VzError:
+        try:
+            scripts.run_host(ct, "postumount")
+        except VzError as also:
+            warn(str(also))
+        raise
+    if not quiet:
+        say("Container is unmounted")
+    scripts.run_host(ct, "postumount")
 
 
 def ensure_ids(ct: Container) -> None:

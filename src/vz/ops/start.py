@@ -15,7 +15,7 @@ from vz.kernel.files import make_dirs, write_atomically
 from vz.kernel.process import starttime
 from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
-from vz.ops.report import say, warn
+from vz.ops.report import say, say_started, warn
 from vz.ops.undo import Undo
 from vz.resources import cgroups, devices, limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
@@ -32,7 +32,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
     """
     check(ct, force=force)
     say("Starting container...")
-    for text in ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
+    for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
     try:
         boot(ct, wait=wait, skip_remount=skip_remount)
@@ -49,8 +49,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
 
 def check(ct: Container, *, force: bool) -> None:
     """Refuse what can be refused before anything changes."""
-    if ct.conf.disabled and not force:
-        raise VzError("Container start disabled", ExitCode.VE_START_DISABLED)
+    check_enabled(ct, force=force)
     need_paths(ct)
     if ct.is_running():
         raise AlreadyRunning
@@ -59,12 +58,18 @@ def check(ct: Container, *, force: bool) -> None:
     layout.layout_of(ct)
 
 
+def check_enabled(ct: Container, *, force: bool) -> None:
+    if ct.conf.disabled and not force:
+        raise VzError("Container start disabled", ExitCode.VE_START_DISABLED)
+
+
 def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> None:
     """Mount, make, launch, attach, release: everything between a checked request and a running init."""
     with Undo(warn) as undo:
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
         if not ct.is_mounted():
+            store_layout(ct)
             mount.mount_with_scripts(ct)
             undo.add(mount.umount_with_scripts, ct)
             say("Container is mounted")
@@ -81,6 +86,7 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         record.init_start = starttime(born.init_pid)
         connect(ct, born.init_pid, record, undo)
         record.save()
+        say_started(ct)
         release(ct, born, record)
         undo.add(kill, ct)
         distscripts.at_start(ct)
@@ -93,7 +99,11 @@ def connect(ct: Container, init_pid: int, record: Record, undo: Undo) -> None:
         from vz import net
 
         undo.add(net.detach, ct, record)
-        for text in net.attach(ct, init_pid, record):
+        warnings = net.attach(ct, init_pid, record)
+        addresses = net.usable_addresses(ct)
+        if addresses:
+            say(f"Adding IP address(es): {' '.join(addresses)}")
+        for text in warnings:
             warn(text)
 
 
@@ -111,6 +121,18 @@ def release(ct: Container, born: Launch, record: Record) -> None:
     if os.path.lexists(link):
         os.unlink(link)
     os.symlink(f"/proc/{born.init_pid}/ns/net", link)
+
+
+def store_layout(ct: Container) -> None:
+    """Write into a conf that does not say VE_LAYOUT (OpenVZ 3 and old 4) what its private area shows."""
+    conf = ct.conf.conf
+    if conf is None or conf.get("VE_LAYOUT"):
+        return
+    conf.set("VE_LAYOUT", layout.layout_name(ct))
+    try:
+        conf.save(ct.conf_path)
+    except OSError as exc:
+        raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
 
 
 def new_record(ct: Container) -> Record:
@@ -137,6 +159,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
 
     def last_step() -> None:
         guest.configure(guest_config)
+        guest.skip_fsck()
         if wait:
             guest.enable_wait()
 

@@ -56,7 +56,6 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> Non
     say("Container was stopped")
     if not skip_umount:
         mount.umount_with_scripts(ct)
-        say("Container is unmounted")
 
 
 def shut_down(ct: Container, init_pid: int, pidfd: int) -> bool:

@@ -166,19 +166,28 @@ class Operator:
             if master >= 0:  # on a line that is not empty its character means something else
                 write_all(master, END_OF_FILE if self._line_start else b"\n" + END_OF_FILE)
             return ""
-        if escapes:
-            data = self._pending + data
-            self._pending = b""
-            if self._line_start:
-                if data == b"\x1b":
-                    self._pending = data
-                    return ""
-                if data.startswith((b"\x1b.", b"\x1b!")):
-                    return DETACHED if data[1:2] == b"." else SAK
-        self._line_start = data[-1:] in (b"\r", b"\n")
-        if master >= 0:
-            write_all(master, data)
-        return ""
+        passed, found = self._scan(data) if escapes else (data, "")
+        if passed:
+            self._line_start = passed[-1:] in (b"\r", b"\n")
+            if master >= 0:
+                write_all(master, passed)
+        return found
+
+    def _scan(self, data: bytes) -> tuple[bytes, str]:
+        """Return what of *data* to pass on, and the escape that ends it; an ESC that may begin one is kept back."""
+        data = self._pending + data
+        self._pending = b""
+        at = 0
+        while at < len(data):
+            start = self._line_start if at == 0 else data[at - 1] in b"\r\n"
+            if start and data[at : at + 1] == b"\x1b":
+                if at + 1 == len(data):
+                    self._pending = data[at:]
+                    return data[:at], ""
+                if data[at + 1] in b".!":
+                    return data[:at], DETACHED if data[at + 1 : at + 2] == b"." else SAK
+            at += 1
+        return data, ""
 
 
 def _forward(master: int) -> bool:

@@ -63,29 +63,38 @@ def node_dir(ct: Container) -> str:
     return f"/dev/vz/{ct.idmap[0]}"
 
 
+def node_names(ct: Container) -> list[str]:
+    """Return the names below /dev of the devices that DEVNODES puts into the CT."""
+    return [name for name, mode in ct.conf.devnodes or () if _access(mode)]
+
+
 def make_nodes(ct: Container) -> list[tuple[str, str]]:
-    """Make a node of the CT's own for each device of DEVNODES and return [(name below /dev, path of the node)].
+    """Make the node of each device of DEVNODES and return [(name below /dev, path of the node)]; VzError (86)."""
+    return [(name, make_node(ct, name)) for name in node_names(ct)]
+
+
+def make_node(ct: Container, name: str) -> str:
+    """Make the CT's own node of device *name* and return its path; VzError (86).
 
     The node's own file belongs to its root, which is nobody inside: a copy that belongs to the CT's root is bound.
     """
-    found = []
     base = ct.idmap[0]
-    for name, mode in ct.conf.devnodes or ():
-        if not _access(mode):
-            continue
-        status = _device(name)
-        folder = node_dir(ct)
-        make_dirs(folder, 0o711)
-        path = f"{folder}/{name.replace('/', '_')}"
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        os.mknod(path, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
-        os.chown(path, base, base)
-        os.chmod(path, 0o660)
-        found.append((name, path))
-    return found
+    status = _device(name)
+    folder = node_dir(ct)
+    make_dirs(folder, 0o711)
+    path = f"{folder}/{name.replace('/', '_')}"
+    remove_node(path)
+    os.mknod(path, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+    os.chown(path, base, base)
+    os.chmod(path, 0o660)
+    return path
+
+
+def remove_node(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def remove_nodes(ct: Container) -> None:
