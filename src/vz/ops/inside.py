@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from vz.container.record import External
-from vz.kernel import capabilities, libc, mounts, namespaces, seccomp
+from vz.kernel import capabilities, handover, libc, mounts, namespaces, seccomp
 from vz.kernel.process import default_signals
 
 TYPE_CHECKING = False
@@ -52,6 +52,7 @@ class Plan:
         "pty_max",
         "root",
         "shm_bytes",
+        "user_limits",
     )
 
     def __init__(self, ctid: int, root: str) -> None:
@@ -66,6 +67,7 @@ class Plan:
         self.program = b""
         self.dropped: frozenset[int] = frozenset()
         self.nesting = False
+        self.user_limits: dict[str, int] = {}  # by name in /proc/sys/user
         self.last_step: Callable[[], None] = lambda: None  # the CT's own files, as its root, in its root
 
 
@@ -92,13 +94,14 @@ def build(plan: Plan) -> None:
     libc.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
+    _limit_user_namespace(plan.user_limits)
     _limit_and_mask()
     if plan.hostname:
         namespaces.sethostname(plan.hostname.encode("utf-8", "surrogateescape"))
 
 
 def become_init(plan: Plan) -> None:
-    """Put on what only CT processes wear and execve init; returns only by OSError."""
+    """Put on what only CT processes wear and execve init: its own refusal is a byte over descriptor 3."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
@@ -106,7 +109,7 @@ def become_init(plan: Plan) -> None:
     default_signals()
     capabilities.drop_from_bounding_set(plan.dropped)
     seccomp.install(plan.program)
-    os.execve(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
+    handover.execute(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
 
 
 def _at(path: str) -> str:
@@ -170,6 +173,17 @@ def _mount_rest(plan: Plan) -> None:
     os.makedirs(f"{run}/systemd/system", 0o755)
     for unit in MASKED_UNITS:
         os.symlink("/dev/null", f"{run}/systemd/system/{unit}")
+
+
+def _limit_user_namespace(values: dict[str, int]) -> None:
+    """Set what the CT's user namespace may hold; raising it again takes CAP_SYS_RESOURCE, which the CT loses."""
+    for name, value in values.items():
+        try:
+            fd = os.open(f"/proc/sys/user/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # a kernel without
+        os.write(fd, str(value).encode())
+        os.close(fd)
 
 
 def _limit_and_mask() -> None:

@@ -7,9 +7,10 @@ import os
 
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
-from vz.kernel.process import pidfd_send_signal, wait_pidfd
+from vz.kernel import handover
+from vz.kernel.process import close_from, exit_status, pidfd_send_signal, wait_pidfd
 from vz.ops import mount, scripts
-from vz.ops.join import open_init
+from vz.ops.join import HELPER_PATH, open_init, spawn_in_ct
 from vz.ops.report import say, warn
 from vz.ops.settle import clear
 from vz.ops.undo import check_interrupt
@@ -17,6 +18,7 @@ from vz.resources import cgroups
 
 DEFAULT_TIMEOUT_S = 120
 KILL_TIMEOUT_S = 30
+NO_PROGRAM = 127
 SIGRTMIN = 34
 SYSTEMD_POWEROFF = SIGRTMIN + 4
 
@@ -62,22 +64,31 @@ def shut_down(ct: Container, init_pid: int, pidfd: int) -> bool:
     """Ask init to halt; True when it ended within STOP_TIMEOUT."""
     timeout_s = float(ct.conf.stop_timeout_s or ct.node.stop_timeout_s or DEFAULT_TIMEOUT_S)
     try:
-        ask_init(ct, init_pid, pidfd)
+        halting = ask_init(ct, init_pid, pidfd)
     except (OSError, VzError) as exc:
         warn(f"Unable to ask the container's init to halt: {exc}")
         return False
     waited = 0.0
+    slice_s = 0.25
     while waited < timeout_s:
-        slice_s = min(1.0, timeout_s - waited)
-        if wait_pidfd(pidfd, slice_s):
+        if wait_pidfd(pidfd, min(slice_s, timeout_s - waited)):
             return True
         check_interrupt()
         waited += slice_s
+        slice_s = 1.0
+        if halting and (ended := os.waitpid(halting, os.WNOHANG))[0]:  # it may also never end
+            halting = 0
+            if exit_status(ended[1]) == NO_PROGRAM:
+                warn("Unable to ask the container's init to halt: it has no halt program")
+                return False
     return False
 
 
-def ask_init(ct: Container, init_pid: int, pidfd: int) -> None:
-    """Send what this kind of init takes for *halt*: a signal to systemd and busybox, ``halt`` for any other."""
+def ask_init(ct: Container, init_pid: int, pidfd: int) -> int:
+    """Send what this kind of init takes for *halt*: a signal to systemd and busybox, ``halt`` for any other.
+
+    Returns the pid of that ``halt``, our child, or 0.
+    """
     try:
         program = os.path.basename(os.readlink(f"/proc/{init_pid}/exe"))
     except OSError:
@@ -87,20 +98,8 @@ def ask_init(ct: Container, init_pid: int, pidfd: int) -> None:
     elif program == "busybox":
         pidfd_send_signal(pidfd, _signal.SIGUSR2)
     else:
-        from vz.kernel.process import exit_status
-        from vz.ops.join import spawn_in_ct
-
-        # in a child: this process must go on forking outside the CT's pid namespace
-        helper = os.fork()
-        if helper == 0:
-            status = 1
-            try:
-                pid = spawn_in_ct(ct, pidfd, _exec_halt)
-                status = exit_status(os.waitpid(pid, 0)[1])
-            finally:
-                os._exit(status & 0xFF)
-        if exit_status(os.waitpid(helper, 0)[1]) == 127:
-            raise VzError("it has no halt program")
+        return spawn_in_ct(ct, pidfd, _exec_halt)
+    return 0
 
 
 def kill(ct: Container, pidfd: int) -> None:
@@ -121,14 +120,8 @@ def _exec_halt() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
-    os.closerange(3, 1 << 16)
+    close_from(3)
     for path in ("/sbin/halt", "/usr/sbin/halt", "/bin/halt"):
-        try:
-            os.execve(
-                path,
-                ["halt"],
-                {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "TERM": "linux"},
-            )
-        except FileNotFoundError:
-            continue
-    os._exit(127)
+        if os.path.exists(path):
+            handover.execute(path, ["halt"], {"PATH": HELPER_PATH, "HOME": "/", "TERM": "linux"})
+    os._exit(NO_PROGRAM)

@@ -15,7 +15,7 @@ import termios
 import tty
 
 from vz.container.ct import Container
-from vz.kernel import pty
+from vz.kernel import process, pty
 from vz.ops.join import open_init, spawn_in_ct
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ def open_session(ct: Container, execute: Callable[[], None]) -> Session | None:
         master, slave = pty.open_pair()
         pty.send_fd(theirs, master)
         pty.control(slave)
-        os.closerange(3, 1 << 20)
+        process.close_from(3)
         execute()
         os._exit(127)
 

@@ -11,7 +11,7 @@ import os
 
 from vz.kernel.files import make_dirs
 from vz.kernel.mountinfo import is_mount_point
-from vz.kernel.process import which
+from vz.kernel.process import close_from, which
 
 PREFIX = "vzctl-rm-me."
 
@@ -61,7 +61,7 @@ def sweep(folder: str) -> None:
         null = os.open("/dev/null", os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)
-        os.closerange(3, 1 << 16)
+        close_from(3)
         _delete_all(folder)
     finally:
         os._exit(0)

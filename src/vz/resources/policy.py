@@ -64,7 +64,9 @@ DROPPED_CAPABILITIES = frozenset(
     capabilities.number(name)
     for name in (
         "sys_module sys_rawio sys_time audit_control mac_override mac_admin syslog wake_alarm block_suspend "
-        "perfmon bpf checkpoint_restore"
+        "perfmon bpf checkpoint_restore "
+        # in a user namespace it can do one thing: raise the limits of that namespace, which are ours
+        "sys_resource"
     ).split()
 )
 
