@@ -66,6 +66,8 @@ class Node:
         for name in ("etc", "vz/root", "vz/private", "vz/lock", "vz/dump", "vz/template", "state", "run"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o755)
+        for name in ("root", "private", "dump"):  # as make install makes them
+            (self.home / "vz" / name).chmod(0o700)
         shutil.copytree(TREE / "etc", self.home / "etc", symlinks=True, dirs_exist_ok=True)
         for name in ("conf", "names", "dists"):
             (self.home / "etc" / name).mkdir(exist_ok=True)
@@ -181,6 +183,8 @@ def kill_cgroups(parent: str) -> None:
 
 def clear(home: Path) -> None:
     """Remove the scratch directory of a node that is down; a background deleter may still be at work in it."""
+    for ids in (home / "state" / "ids").glob("[0-9]*"):  # device nodes of CTs that were not stopped
+        shutil.rmtree(f"/dev/vz/{ids.name}", ignore_errors=True)
     for _ in range(50):
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(home)], stderr=subprocess.DEVNULL)
         if not home.exists():

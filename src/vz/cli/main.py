@@ -34,6 +34,7 @@ def main(program: str) -> None:
     """Run the command *program* (the name it was called by) on sys.argv; never returns."""
     status: int = ExitCode.SYSTEM_ERROR
     argv = sys.argv[1:]
+    open_streams()
     try:
         status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
     except VzError as exc:
@@ -55,6 +56,13 @@ def main(program: str) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
+
+
+def open_streams() -> None:
+    """Give a caller's missing streams /dev/null: the next file that we open would be taken for one of them."""
+    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def complain(what: object, program: str) -> None:

@@ -11,7 +11,7 @@ import os
 from vz.container.ct import Container
 from vz.container.record import External, Record
 from vz.errors import ExitCode, VzError
-from vz.kernel import mounts, namespaces
+from vz.kernel import inherited, mounts, namespaces
 from vz.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from vz.ops.inside import device_externals
 from vz.ops.join import edit_in_ct
@@ -64,6 +64,7 @@ def _make_target(target: str) -> None:
 
 
 def _attach(pidfd: int, tree_fd: int, target: str) -> None:
+    inherited.seal_imports()
     namespaces.setns(pidfd, namespaces.CLONE_NEWNS)
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS

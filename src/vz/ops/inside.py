@@ -17,7 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BASIC_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
 # a fs/ directory of the host's own stays readable otherwise: looks, addresses of kernel objects
 MASKED = (
@@ -71,11 +70,9 @@ class Plan:
         self.last_step: Callable[[], None] = lambda: None  # the CT's own files, as its root, in its root
 
 
-def device_externals(extra: list[tuple[str, str]]) -> list[External]:
-    """Return the mounts that make a CT's /dev: the basic nodes, and *extra* as (name below /dev, source)."""
-    found = [External(f"dev{name}", f"/dev/{name}", f"/dev/{name}") for name in BASIC_DEVICES]
-    found += [External("dev" + name.replace("/", "_"), source, f"/dev/{name}") for name, source in extra]
-    return found
+def device_externals(nodes: list[tuple[str, str]]) -> list[External]:
+    """Return the mounts that make a CT's /dev: its *nodes* as (name below /dev, source on the host)."""
+    return [External("dev" + name.replace("/", "_"), source, f"/dev/{name}") for name, source in nodes]
 
 
 def build(plan: Plan) -> None:

@@ -11,11 +11,11 @@ import errno
 import fcntl
 import os
 import select
-import termios
 
 from vz.kernel.process import exit_status
 
 CHUNK = 65536
+FIONREAD = 0x541B
 _OVER = (errno.EIO, errno.EPIPE)  # our terminal has gone; nobody reads it any more
 
 
@@ -56,7 +56,7 @@ class Relay:
                 elif fd == self._input or fd == 0:
                     self._feed()
         for fd, target in self._outputs.items():  # what it had written; its children may go on writing for ever
-            left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
+            left = int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), "little")
             while left > 0 and (moved := _pass(fd, target, left)):
                 left -= moved
         return exit_status(os.waitpid(self._pid, 0)[1])
