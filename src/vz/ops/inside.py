@@ -79,9 +79,10 @@ def build(plan: Plan) -> None:
     """Make the CT's view of the system and enter it; the working directory is VE_ROOT, and at the end its ``/``."""
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-    # The copy that came from the host is locked in this namespace; a bind of it is ours.  Not by its path: the
-    # directories above may be for the node's root alone, as /vz/root is.
-    tree_fd = mounts.open_tree(".")
+    # The copy that came from the host is locked in this namespace; a bind of it is ours, with what
+    # the mount scripts have put into it.  Not by its path: the directories above may be for the node's root alone, as
+    # /vz/root is.
+    tree_fd = mounts.open_tree(".", mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC | mounts.AT_RECURSIVE)
     mounts.move_mount(tree_fd, ".")
     os.fchdir(tree_fd)
     os.close(tree_fd)

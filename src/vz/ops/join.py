@@ -9,11 +9,12 @@ and no directory of the host.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from vz.container.ct import Container
 from vz.container.record import Record
-from vz.errors import NotRunning
+from vz.errors import NotRunning, VzError
 from vz.kernel import capabilities, inherited, libc, namespaces, process, seccomp
 from vz.kernel.process import PR_SET_DUMPABLE, starttime
 from vz.resources.cgroups import EXEC_LEAF, fork_into
@@ -49,12 +50,20 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
     """Fork a process of the CT that calls *run* (which ends in execve); return its pid on the host, for waitpid(2).
 
     *run* finds itself with the CT's root, ids and filter, in a session of its own, and must close what it does not
-    hand on.  What goes wrong before is said on our stderr, and status 126.
+    hand on.  What goes wrong in it before is said on our stderr, and status 126.
+
+    Raises:
+        VzError: the CT has as many processes as it may.
     """
     program = seccomp_program(ct.conf.features)
     dropped = dropped_capabilities(ct.conf.capability)
     news, teller = os.pipe()
-    helper = fork_into(ct, EXEC_LEAF)
+    try:
+        helper = fork_into(ct, EXEC_LEAF)
+    except BlockingIOError as exc:  # EAGAIN
+        raise VzError(
+            "Unable to start a process in the container: its limit of processes (numproc) is reached"
+        ) from exc
     if helper:
         os.close(teller)
         word = os.read(news, 16)
@@ -74,8 +83,11 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
         seccomp.install(program)
         run()
     except BaseException as exc:
+        what = getattr(exc, "strerror", None) or exc
+        if getattr(exc, "errno", 0) == errno.EAGAIN:
+            what = "its limit of processes (numproc) is reached"
         try:
-            os.write(2, f"{getattr(exc, 'strerror', None) or exc}\n".encode("utf-8", "surrogateescape"))
+            os.write(2, f"Unable to start a process in the container: {what}\n".encode("utf-8", "surrogateescape"))
         except OSError:
             pass
     os._exit(126)
