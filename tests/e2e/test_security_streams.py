@@ -24,8 +24,13 @@ def timed(vz: Vz, script: str, seconds: float) -> subprocess.CompletedProcess[st
 def test_rule11_the_operators_terminal_is_never_handed_in(vz: Vz, node: Node, ct: int) -> None:
     master, slave = pty.openpty()
     try:
-        for words in (("exec", str(ct), "ls -l /proc/self/fd; tty"), ("enter", str(ct), "--exec", "ls -l /proc/self/fd; exit")):
-            running = node.popen("vzctl", *words, stdin=slave, stdout=subprocess.PIPE, stderr=slave, start_new_session=True)
+        for words in (
+            ("exec", str(ct), "ls -l /proc/self/fd; tty"),
+            ("enter", str(ct), "--exec", "ls -l /proc/self/fd; exit"),
+        ):
+            running = node.popen(
+                "vzctl", *words, stdin=slave, stdout=subprocess.PIPE, stderr=slave, start_new_session=True
+            )
             shown = running.communicate(timeout=30)[0].decode()
             if words[0] == "exec":
                 assert shown.count("pipe:") >= 3 and "/dev/pts" not in shown and "not a tty" in shown
@@ -41,7 +46,9 @@ def test_rule11_nothing_can_be_typed_into_the_operators_terminal(vz: Vz, node: N
     calls = give(vz, ct, "calls")
     number = {"x86_64": 16, "aarch64": 29}[os.uname().machine]
     assert vz("exec", ct, f"{calls} native {number} 0 0x5412 0").stdout == "-1 1\n"
-    shown = vz("enter", ct, "--exec", f"{calls} native {number} 0 0x5412 @65; {calls} native {number} 0 0x541c @11; exit").stdout
+    shown = vz(
+        "enter", ct, "--exec", f"{calls} native {number} 0 0x5412 @65; {calls} native {number} 0 0x541c @11; exit"
+    ).stdout
     assert shown.count("-1 1\r\n") == 2, shown
 
 
@@ -92,7 +99,9 @@ def test_rule11_a_child_that_keeps_the_streams_holds_up_nobody(vz: Vz, ct: int) 
         ("(while :; do echo x; done) & exit 5", 5),
         ("exec >&- 2>&- <&-; exit 6", 6),
     ):
-        done = timed(vz, f"head -c 30000000 /dev/zero | vzctl exec2 {ct} '{script}' >/dev/null; echo ${{PIPESTATUS[1]}}", 20)
+        done = timed(
+            vz, f"head -c 30000000 /dev/zero | vzctl exec2 {ct} '{script}' >/dev/null; echo ${{PIPESTATUS[1]}}", 20
+        )
         assert done.stdout == f"{status}\n", script
     vz.sh(ct, "killall dd sh sleep")
 

@@ -70,6 +70,7 @@ def _create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None
         "conf": conf_path if fresh else "",
         "link": "",
         "id_base": 0,
+        "id_count": ct.idmap[1],
     }
     journal.begin(ct.ctid, "create", **facts)
     try:
@@ -118,7 +119,8 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     need_paths(ct)
     if os.path.isdir(ct.private) and os.listdir(ct.private):
         raise VzError(f"Private area already exists in {ct.private}", ExitCode.FS_PRVT_AREA_EXIST)
-    layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    kind = layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    layout.check_closed(kind, ct.private, ExitCode.FS_NEW_VE_PRVT)
     if ct.conf.name:
         names.check_free(ct.ctid, ct.conf.name)
     if not ct.conf.ostemplate:

@@ -73,8 +73,7 @@ def ensure_ids(ct: Container) -> None:
 
     base, count = ct.idmap
     if base:
-        if ids.owner_of(base) != ct.ctid:
-            ids.register(ct.ctid, base, count)
+        ids.register(ct.ctid, base, count)  # looks at all of it: the conf may have been edited
         return
     base = ids.allocate(ct.node, ct.ctid, count)
     ct.conf.local_uid = ct.conf.local_gid = base
