@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pty
+import signal
 import subprocess
 import time
 import tty
@@ -132,3 +133,21 @@ def test_rule11_missing_streams_of_the_caller_are_no_streams_of_the_ct(vz: Vz, n
     assert vz("exec", ct, "cat /tmp/closed").stdout == "into\n"
     for path in ("/etc/vz/vz.conf", f"/etc/vz/conf/{ct}.conf"):
         assert "said" not in node.path(path).read_text()
+
+
+@pytest.mark.parametrize("how", ["blocked", "stopped"])
+@pytest.mark.parametrize("verb", ["exec", "enter"])
+def test_rule11_a_session_that_hangs_does_not_keep_the_ct(vz: Vz, node: Node, ct: int, how: str, verb: str) -> None:
+    """Its process is the child of a command that nobody reads, or that was stopped (^Z): the CT must end all the same."""
+    words = ("exec", str(ct), "cat /dev/zero") if verb == "exec" else ("enter", str(ct), "--exec", "cat /dev/zero")
+    session = node.popen("vzctl", *words, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    time.sleep(1)
+    if how == "stopped":
+        session.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    done = vz("stop", ct, "--fast", timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "stopped" in vz.run("vzlist", "-a", "-H", "-o", "status", ct).stdout
+    session.kill()
+    session.communicate()
+    assert time.monotonic() - began < 25

@@ -35,7 +35,7 @@ def console(ct: Container) -> None:
             while (session := _session(ct, operator)) is not None:
                 ending = operator.relay(session, escapes=True)
                 if ending == SAK:
-                    _signal.pidfd_send_signal(session.pidfd, _signal.SIGKILL)
+                    session.child.forward(_signal.SIGKILL)
                 session.close()
                 if ending != SAK:
                     return

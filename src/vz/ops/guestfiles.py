@@ -10,6 +10,7 @@ from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_text
 from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS
+from vz.kernel.openat import open_in_root
 from vz.ops import distscripts
 
 KEYS_LIMIT_S = 60.0
@@ -114,7 +115,6 @@ def wait_booted(ct: Container, limit_s: int) -> None:
     from vz.ops.undo import check_interrupt
 
     deadline = time.monotonic() + limit_s
-    fifo = f"/proc/{ct.init_pid()}/root/.vzfifo"
     is_systemd = os.path.basename(_init_program(ct)) == "systemd"
     while time.monotonic() < deadline:
         if not ct.is_running():
@@ -123,15 +123,26 @@ def wait_booted(ct: Container, limit_s: int) -> None:
             state = exec_status(ct, ["/bin/systemctl", "is-system-running"])[1].strip()
             if state in (b"running", b"degraded"):
                 return
-        elif (
-            os.path.lexists(fifo)
-            or not os.path.exists(f"/proc/{ct.init_pid()}/root/etc/inittab")
-            or os.path.basename(_init_program(ct)) == "busybox"
-        ):
+        elif _has(ct, "/.vzfifo") or not _has(ct, "/etc/inittab") or os.path.basename(_init_program(ct)) == "busybox":
             return
         check_interrupt()
         time.sleep(0.1)
     raise VzError("Container did not finish booting in time", ExitCode.WAIT_FAILED)
+
+
+def _has(ct: Container, path: str) -> bool:
+    """Tell whether the running CT has *path*; its own links do not lead out of it."""
+    try:
+        root = os.open(f"/proc/{ct.init_pid()}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.close(open_in_root(root, path, os.O_PATH))
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(root)
 
 
 def _init_program(ct: Container) -> str:

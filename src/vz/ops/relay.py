@@ -12,20 +12,52 @@ import fcntl
 import os
 import select
 
-from vz.kernel.process import exit_status
-
 CHUNK = 65536
 FIONREAD = 0x541B
 _OVER = (errno.EIO, errno.EPIPE)  # our terminal has gone; nobody reads it any more
 
 
+class Child:
+    """A process of a CT that is our child: reaped the moment it ends, whatever we are waiting for.
+
+    A dead child that nobody reaps keeps its pid namespace, and so the CT, from ending.
+    """
+
+    __slots__ = ("ended", "pidfd", "status")
+
+    def __init__(self, pid: int) -> None:
+        self.ended = False
+        self.status = 0  # its exit status, or minus its signal
+        self.pidfd = os.pidfd_open(pid)
+        _signal.signal(_signal.SIGCHLD, self.reap)  # a write(2) that blocks is interrupted by it
+        self.reap()
+
+    def reap(self, *_: object) -> None:
+        if not self.ended:
+            found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+            if found is not None:
+                self.ended = True
+                self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def forward(self, signum: int, _: object = None) -> None:
+        """Send it a signal."""
+        try:
+            _signal.pidfd_send_signal(self.pidfd, signum)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        os.close(self.pidfd)
+
+
 class Relay:
     """Between our standard streams and a child's pipes, from its start to its end."""
 
-    __slots__ = ("_input", "_outputs", "_pending", "_pid", "_poll")
+    __slots__ = ("_child", "_input", "_outputs", "_pending", "_poll")
 
     def __init__(self, pid: int, to_stdin: int, from_stdout: int, from_stderr: int) -> None:
-        self._pid = pid
+        self._child = Child(pid)
         self._input = to_stdin  # -1: closed
         self._outputs = {from_stdout: 1, from_stderr: 2}
         self._pending = b""  # read from our input, not yet taken by the child
@@ -37,17 +69,15 @@ class Relay:
         SIGINT, SIGTERM and SIGHUP are passed on to it.
         """
         for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
-            _signal.signal(number, self._forward)
+            _signal.signal(number, self._child.forward)
         _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
         os.set_blocking(self._input, False)  # the other end is another open file: its own blocking stays
-        pidfd = os.pidfd_open(self._pid)
-        for fd in (pidfd, *self._outputs, 0):
+        for fd in (self._child.pidfd, *self._outputs, 0):
             self._poll.register(fd, select.POLLIN)
-        ended = False
-        while not ended:
+        while not self._child.ended:
             for fd, event in self._poll.poll():
-                if fd == pidfd:
-                    ended = True
+                if fd == self._child.pidfd:
+                    self._child.reap()
                 elif fd in self._outputs:
                     if not _pass(fd, self._outputs[fd]):
                         self._poll.unregister(fd)
@@ -59,13 +89,7 @@ class Relay:
             left = int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), "little")
             while left > 0 and (moved := _pass(fd, target, left)):
                 left -= moved
-        return exit_status(os.waitpid(self._pid, 0)[1])
-
-    def _forward(self, signum: int, _: object) -> None:
-        try:
-            os.kill(self._pid, signum)
-        except ProcessLookupError:
-            pass
+        return self._child.status
 
     def _feed(self) -> None:
         """Pass on what our input has; where the child has no room for it, wait for that instead of for more input."""

@@ -8,9 +8,11 @@ import os
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
 from vz.kernel import handover
-from vz.kernel.process import close_from, exit_status, pidfd_send_signal, wait_pidfd
+from vz.kernel.files import read_text
+from vz.kernel.process import close_from, pidfd_send_signal, wait_pidfd
 from vz.ops import mount, scripts
 from vz.ops.join import HELPER_PATH, open_init, spawn_in_ct
+from vz.ops.relay import Child
 from vz.ops.report import say, warn
 from vz.ops.settle import clear
 from vz.ops.undo import check_interrupt
@@ -18,6 +20,7 @@ from vz.resources import cgroups
 
 DEFAULT_TIMEOUT_S = 120
 KILL_TIMEOUT_S = 30
+SESSION_TIMEOUT_S = 2.0
 NO_PROGRAM = 127
 SIGRTMIN = 34
 SYSTEMD_POWEROFF = SIGRTMIN + 4
@@ -76,18 +79,16 @@ def shut_down(ct: Container, init_pid: int, pidfd: int) -> bool:
         check_interrupt()
         waited += slice_s
         slice_s = 1.0
-        if halting and (ended := os.waitpid(halting, os.WNOHANG))[0]:  # it may also never end
-            halting = 0
-            if exit_status(ended[1]) == NO_PROGRAM:
-                warn("Unable to ask the container's init to halt: it has no halt program")
-                return False
+        if halting is not None and halting.ended and halting.status == NO_PROGRAM:  # it may also never end
+            warn("Unable to ask the container's init to halt: it has no halt program")
+            return False
     return False
 
 
-def ask_init(ct: Container, init_pid: int, pidfd: int) -> int:
+def ask_init(ct: Container, init_pid: int, pidfd: int) -> Child | None:
     """Send what this kind of init takes for *halt*: a signal to systemd and busybox, ``halt`` for any other.
 
-    Returns the pid of that ``halt``, our child, or 0.
+    Returns that ``halt``, our child.
     """
     try:
         program = os.path.basename(os.readlink(f"/proc/{init_pid}/exe"))
@@ -98,8 +99,8 @@ def ask_init(ct: Container, init_pid: int, pidfd: int) -> int:
     elif program == "busybox":
         pidfd_send_signal(pidfd, _signal.SIGUSR2)
     else:
-        return spawn_in_ct(ct, pidfd, _exec_halt)
-    return 0
+        return Child(spawn_in_ct(ct, pidfd, _exec_halt))
+    return None
 
 
 def kill(ct: Container, pidfd: int) -> None:
@@ -112,8 +113,48 @@ def kill(ct: Container, pidfd: int) -> None:
         pidfd_send_signal(pidfd, _signal.SIGKILL)
     except ProcessLookupError:
         return
+    if wait_pidfd(pidfd, SESSION_TIMEOUT_S):
+        return
+    # The pid namespace lasts until its last dead process is reaped; an exec or enter that has been stopped (^Z) or
+    # hangs does not do it.  Without that parent the node's init does.
+    for number in (_signal.SIGCONT, _signal.SIGKILL):
+        for session in _sessions_with_zombies(ct):
+            _signal.pidfd_send_signal(session, number)
+            os.close(session)
+        if wait_pidfd(pidfd, SESSION_TIMEOUT_S):
+            return
     if not wait_pidfd(pidfd, KILL_TIMEOUT_S):
         raise VzError("Unable to kill container: a process of it hangs in the kernel", ExitCode.STOP_ERROR)
+
+
+def _sessions_with_zombies(ct: Container) -> list[int]:
+    """Return a pidfd of each vzctl that has a dead process of the CT for a child."""
+    base, count = ct.idmap
+    found: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        fields = _status(name) if name.isdigit() else {}
+        if fields.get("State", "")[:1] != "Z" or not base <= int(fields["Uid"].split()[0]) < base + count:
+            continue
+        parent = int(fields["PPid"])
+        if parent in found:
+            continue
+        try:
+            pidfd = os.pidfd_open(parent)
+        except OSError:
+            continue
+        if _status(str(parent)).get("Name") == "vzctl":
+            found[parent] = pidfd
+        else:
+            os.close(pidfd)
+    return list(found.values())
+
+
+def _status(pid: str) -> dict[str, str]:
+    try:
+        text = read_text(f"/proc/{pid}/status")
+    except OSError:
+        return {}
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
 def _exec_halt() -> None:

@@ -17,12 +17,14 @@ import tty
 from vz.container.ct import Container
 from vz.kernel import process, pty
 from vz.ops.join import open_init, spawn_in_ct
+from vz.ops.relay import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNK = 16384
+LAST_CHUNKS = 1024  # the kernel keeps at most 640 KiB of a terminal's output, in pieces of any size
 ENDED, DETACHED, SAK = "ended", "detached", "sak"
 END_OF_FILE = b"\x04"
 _DEADLY = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT)
@@ -31,18 +33,17 @@ _DEADLY = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT)
 class Session:
     """A process of the CT that leads a session on a terminal: its pid on the host and the terminal's master."""
 
-    __slots__ = ("master", "pid", "pidfd")
+    __slots__ = ("child", "master")
 
     def __init__(self, pid: int, master: int) -> None:
-        self.pid = pid
+        self.child = Child(pid)
         self.master = master
-        self.pidfd = os.pidfd_open(pid)
 
     def close(self) -> None:
-        """Hang up; who ignores that goes on as a child of the CT's init."""
+        """Hang up; who ignores that goes on as a child of the node's init."""
         os.close(self.master)
-        os.close(self.pidfd)
-        os.waitpid(self.pid, os.WNOHANG)
+        self.child.reap()
+        self.child.close()
 
 
 def open_session(ct: Container, execute: Callable[[], None]) -> Session | None:
@@ -125,7 +126,7 @@ class Operator:
         self._resize()
         poll = select.poll()
         poll.register(session.master, select.POLLIN)
-        poll.register(session.pidfd, select.POLLIN)
+        poll.register(session.child.pidfd, select.POLLIN)
         if self._input_open:
             poll.register(0, select.POLLIN)
         pause_s = 1
@@ -136,10 +137,11 @@ class Operator:
                     write_all(session.master, END_OF_FILE)
                     pause_s = min(pause_s * 2, 60)
                 for fd, _ in events:
-                    if fd == session.pidfd:
-                        os.set_blocking(session.master, False)  # what it wrote; its children may go on
-                        while _forward(session.master):
-                            pass
+                    if fd == session.child.pidfd:
+                        os.set_blocking(session.master, False)  # what it wrote; its children may go on for ever
+                        for _ in range(LAST_CHUNKS):
+                            if not _forward(session.master):
+                                break
                         return ENDED
                     if fd == session.master and not _forward(session.master):
                         return ENDED
