@@ -76,8 +76,8 @@ def _interface_ioctl(request: int, name: str) -> bytes:
 def read_sysctl(name: str) -> str:
     """Return the value of the sysctl *name* (with slashes); "" when there is none."""
     try:
-        with open(f"/proc/sys/{name}", encoding="ascii") as file:
-            return file.read().strip()
+        with open(f"/proc/sys/{name}", "rb") as file:
+            return file.read().decode("ascii", "replace").strip()
     except OSError:
         return ""
 
