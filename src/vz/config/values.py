@@ -22,7 +22,7 @@ FORBIDDEN_CAPABILITIES = (
     "sys_module sys_rawio sys_time sys_pacct linux_immutable mknod audit_control audit_read mac_override mac_admin "
     "syslog wake_alarm block_suspend perfmon bpf ve_admin"
 ).split()
-FEATURES = "sysfs nfs sit ipip ppp ipgre bridge nfsd nesting userns".split()
+FEATURES = "sysfs nfs sit ipip ppp ipgre bridge nfsd nesting userns compat32".split()
 # switch -> why nothing can give it: file systems that no user namespace can mount, and a CT without one
 FORBIDDEN_FEATURES = {
     "nfs:on": "nfs cannot be mounted in a user namespace",

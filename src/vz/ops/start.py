@@ -154,7 +154,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.devices = record.externals
     plan.pty_max = limits.pty_limit(ct)
     plan.user_limits = limits.user_limits()
-    plan.program = seccomp_program(ct.conf.features)
+    plan.program = seccomp_program(ct.conf.features, ct.conf.ostemplate)
     plan.dropped = dropped_capabilities(ct.conf.capability)
     guest_config = guestfiles.guest_config(ct)
 

@@ -2,7 +2,8 @@
 
 The same for init and for every exec'ed process (rules 6 and 7 of the isolation rules).  Two reasons for a
 refusal: the call reaches beyond the CT, or its result cannot be checkpointed.  ``features nesting:on`` lifts
-the part about nested namespaces and makes the CT impossible to checkpoint.
+the part about nested namespaces and makes the CT impossible to checkpoint; ``compat32:on`` lets 32-bit programs
+have sockets, of any family.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from vz.kernel import capabilities, seccomp
 from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS
 
 AF_VSOCK = 40
+I386_SOCKETCALL, SYS_SOCKET = 102, 1
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 NESTED = CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER
 
@@ -58,6 +60,7 @@ _ARGUMENT_CALLS = {  # socket, ioctl, clone, unshare, clone3
     "i386": (359, 54, 120, 310, 435),
     "aarch64": (198, 29, 220, 97, 435),
 }
+_NAMES_32BIT = frozenset(("x86", "i386", "i486", "i586", "i686"))
 _COLUMN = {"x86_64": 1, "i386": 2, "aarch64": 3}
 
 DROPPED_CAPABILITIES = frozenset(
@@ -71,10 +74,16 @@ DROPPED_CAPABILITIES = frozenset(
 )
 
 
-def seccomp_program(features: dict[str, bool] | None) -> bytes:
-    """Return the filter for a CT with *features* (names in lower case)."""
+def seccomp_program(features: dict[str, bool] | None, ostemplate: str | None = None) -> bytes:
+    """Return the filter for a CT with *features* (names in lower case), made from template *ostemplate*."""
     nesting = bool(features and features.get("nesting"))
-    return seccomp.assemble({arch: _rules(arch, nesting) for arch in seccomp.architectures()})
+    compat32 = (features or {}).get("compat32", is_32bit(ostemplate))
+    return seccomp.assemble({arch: _rules(arch, nesting, compat32) for arch in seccomp.architectures()})
+
+
+def is_32bit(ostemplate: str | None) -> bool:
+    """Tell whether a template is one of 32-bit programs, from OpenVZ's way of naming them (``debian-8-x86``)."""
+    return not _NAMES_32BIT.isdisjoint((ostemplate or "").lower().replace(".", "-").split("-"))
 
 
 def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
@@ -93,7 +102,7 @@ def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
     return frozenset(dropped)
 
 
-def _rules(arch: str, nesting: bool) -> list[seccomp.Rule]:
+def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:
     column = _COLUMN[arch]
     rules = []
     for row in _REFUSED.values():
@@ -103,6 +112,10 @@ def _rules(arch: str, nesting: bool) -> list[seccomp.Rule]:
     socket, ioctl, clone, unshare, clone3 = _ARGUMENT_CALLS[arch]
     rules.append(seccomp.Rule(socket, errno.EAFNOSUPPORT, 0, values=(AF_VSOCK,)))
     rules.append(seccomp.Rule(ioctl, errno.EPERM, 1, values=(TIOCSTI, TIOCLINUX)))
+    if arch == "i386" and not compat32:
+        # its arguments are in memory: whoever may make any socket by it can make one of AF_VSOCK.  The C library of
+        # 32-bit programs makes all its sockets so.
+        rules.append(seccomp.Rule(I386_SOCKETCALL, errno.EAFNOSUPPORT, 0, values=(SYS_SOCKET,)))
     if not nesting:
         # libc falls back from clone3, whose flags a filter cannot see, to clone
         rules.append(seccomp.Rule(clone3, errno.ENOSYS))
