@@ -413,7 +413,8 @@ SECURITY = (
         "NAME:on|off ...",
         "Kernel features: nesting:on allows namespaces inside, and no checkpoint can be made then; "
         "compat32:on allows sockets to 32-bit programs (AF_VSOCK ones, too), as a template name such as debian-8-x86 "
-        "does; sysfs, sit, ipip, ppp, ipgre and bridge are kept, and what the node's kernel has of them can be used in any case.",
+        "does; sysfs, sit, ipip, ppp, ipgre and bridge are kept, and what the node's kernel has of them can be used in "
+        "any case.",
         "restart",
         form=values.format_switches,
         set=values.set_features,
