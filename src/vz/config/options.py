@@ -183,9 +183,8 @@ GENERAL = (
         "--mount_opts",
         units.parse_text,
         "OPTIONS",
-        "Mount options of an image.",
+        "Mount options of an image: kept, without effect on the layouts of this version.",
         "restart",
-        later=PLOOP,
     ),
     Option(
         "local_uid",
