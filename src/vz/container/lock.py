@@ -61,7 +61,7 @@ class CTLock:
                     return
                 except FileExistsError:
                     pass
-                pid = self._holder()
+                pid = _holder(self.path)
                 if pid is None:
                     time.sleep(0.5)  # being written, or unreadable
                 elif pid and _is_alive(pid):
@@ -71,22 +71,6 @@ class CTLock:
             raise VzError(f"Unable to lock container: {self.path} is held by nobody and cannot be replaced")
         finally:
             os.unlink(temporary)
-
-    def _holder(self) -> int | None:
-        """Return the pid in the file, 0 when there is no file any more, None when it says nothing (yet)."""
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return 0
-        except OSError:
-            return None
-        try:
-            word = os.read(fd, 32).split(b"\n", 1)[0].strip()
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return int(word) if word.isdigit() and len(word) < 10 and word.isascii() else None
 
     def _clear_stale(self, pid: int) -> None:
         # Two commands may see the same dead pid: move the file aside, look again at what was moved.
@@ -107,6 +91,29 @@ class CTLock:
             pass
         finally:
             os.unlink(aside)
+
+
+def is_held(lockdir: str, ctid: int) -> bool:
+    """Tell whether a live process holds the lock of CT *ctid*."""
+    pid = _holder(f"{lockdir}/{ctid}.lck")
+    return bool(pid) and _is_alive(pid or 0)
+
+
+def _holder(path: str) -> int | None:
+    """Return the pid in the lock file, 0 when there is no file (any more), None when it says nothing (yet)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+    try:
+        word = os.read(fd, 32).split(b"\n", 1)[0].strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return int(word) if word.isdigit() and len(word) < 10 and word.isascii() else None
 
 
 def _is_alive(pid: int) -> bool:

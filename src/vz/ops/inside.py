@@ -48,6 +48,7 @@ class Plan:
         "hostname",
         "last_step",
         "nesting",
+        "network",
         "program",
         "pty_max",
         "root",
@@ -66,6 +67,7 @@ class Plan:
         self.program = b""
         self.dropped: frozenset[int] = frozenset()
         self.nesting = False
+        self.network: Callable[[], None] = lambda: None  # when the node's side of the network is made
         self.last_step: Callable[[], None] = lambda: None  # the CT's own files, as its root, in its root
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vz import guest, net
+from vz import guest
 from vz.config import samples
 from vz.config.conffile import ConfFile
 from vz.config.ctconfig import load_ct
@@ -11,6 +11,7 @@ from vz.config.netif import FIELDS, Netif, parse_netif_add
 from vz.config.options import BY_ATTR
 from vz.container.ct import Container, printable
 from vz.errors import BadSyntax, ExitCode, VzError
+from vz.net import live
 from vz.ops import distscripts, guestfiles, journal, names
 from vz.ops.join import edit_in_ct, edit_in_root, open_init
 from vz.ops.report import say, warn
@@ -158,13 +159,13 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any], restart_on
             say("Setting devices")
             devices.apply(ct)
         if "ip_addr" in values:
-            _apply_addresses(ct, record, old["ip_addr"] or [])
+            _apply_addresses(ct, record, old["ip_addr"] or [], change.skip_arpdetect)
         if "netif" in values:
             _apply_netifs(ct, record, old["netif"] or [], values["netif"])
         for name in change.netdev_del:
-            net.delete_netdev(ct, record, name)
+            _warn_all(live.delete_netdev(ct, record, name))
         for name in change.netdev_add:
-            net.add_netdev(ct, record, name)
+            live.add_netdev(ct, record, name)
         if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
             _apply_guest(ct, pidfd, "hostname" in values)
             distscripts.at_set(ct, values, old.get("ip_addr") or [])
@@ -194,27 +195,35 @@ def _say_resources(values: dict[str, Any]) -> None:
         say("UB limits were set successfully")
 
 
-def _apply_addresses(ct: Container, record: Any, before: list[str]) -> None:
-    wanted = net.usable_addresses(ct)
+def _warn_all(texts: list[str]) -> None:
+    for text in texts:
+        warn(text)
+
+
+def _apply_addresses(ct: Container, record: Any, before: list[str], skip_arpdetect: bool) -> None:
+    wanted = ct.addresses()
     had = [address.partition("/")[0] for address in before]
     gone = [address for address in had if address not in wanted]
     fresh = [address for address in wanted if address not in had]
     if gone:
         say(f"Deleting IP address(es): {' '.join(gone)}")
-        net.delete_addresses(ct, record, gone)
+        live.delete_addresses(ct, record, gone)
     if fresh:
         say(f"Adding IP address(es): {' '.join(fresh)}")
-        net.add_addresses(ct, record, fresh)
+        _warn_all(live.add_addresses(ct, record, fresh, skip_arpdetect=skip_arpdetect))
 
 
 def _apply_netifs(ct: Container, record: Any, before: list[Netif], after: list[Netif]) -> None:
     say(f"Configure veth devices: {' '.join(netif.ifname for netif in after)}".rstrip())
-    for netif in before:
-        if netif not in after:
-            net.delete_netif(ct, record, netif)
+    present = {netif.ifname: netif for netif in before}
+    for name in present.keys() - {netif.ifname for netif in after}:
+        live.delete_netif(ct, record, present[name])
     for netif in after:
-        if netif not in before:
-            net.add_netif(ct, record, netif)
+        old = present.get(netif.ifname)
+        if old is None:
+            _warn_all(live.add_netif(ct, record, netif))
+        elif old != netif:
+            _warn_all(live.change_netif(ct, record, old, netif))
 
 
 def _apply_guest(ct: Container, pidfd: int, hostname_too: bool) -> None:
