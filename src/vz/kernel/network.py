@@ -19,6 +19,7 @@ def nft(script: str) -> None:
 
 
 SIOCGIFFLAGS = 0x8913
+SIOCGIFADDR = 0x8915
 SIOCGIFHWADDR = 0x8927
 
 
@@ -38,6 +39,16 @@ def device_flags(name: str) -> int:
 def device_address(name: str) -> bytes:
     """Return the MAC of *name*; ENODEV: there is no such interface."""
     return _interface_ioctl(SIOCGIFHWADDR, name)[18:24]
+
+
+def device_ipv4(name: str) -> bytes:
+    """Return the first IPv4 address of *name*, four zeros when it has none."""
+    try:
+        return _interface_ioctl(SIOCGIFADDR, name)[20:24]
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:
+            return bytes(4)
+        raise
 
 
 def _interface_ioctl(request: int, name: str) -> bytes:

@@ -35,7 +35,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD = 1, 2, 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC = 1, 4, 5, 7
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 3, 0, 253
 RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST = 1, 2, 3
-NDA_DST, NTF_PROXY = 1, 0x08
+NDA_DST, NTF_PROXY, NUD_PERMANENT = 1, 0x08, 0x80
 IFF_UP, IFF_NOARP = 0x1, 0x80
 
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
@@ -262,5 +262,6 @@ def _route_to(kind: int, flags: int, index: int, family: int, to: bytes, source:
 
 def _proxy(kind: int, flags: int, index: int, address: str) -> Request:
     family, packed = pack(address)
-    body = _NEIGHBOUR.pack(family, index, 0, NTF_PROXY, 0) + attribute(NDA_DST, packed)
+    # permanent: or the loss of the carrier would end it
+    body = _NEIGHBOUR.pack(family, index, NUD_PERMANENT, NTF_PROXY, 0) + attribute(NDA_DST, packed)
     return Request(kind, flags, body, f"proxy entry {address}")

@@ -160,6 +160,11 @@ class Probe:
             poll.poll(left_s * 1000)
         return found
 
+    def close(self) -> None:
+        for sock in (self._arp, self._nd):
+            if sock is not None:
+                sock.close()
+
     def take_socket(self) -> _socket.socket | None:
         """Return the packet socket, to send more by it and to be closed by the caller; None when there is none."""
         taken, self._arp = self._arp, None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 
+from vz.config.nodeconfig import NodeConfig
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import rtnetlink as rt
@@ -115,7 +116,7 @@ def route(sock: rt.Route, ct: Container, addresses: list[str]) -> None:
         VzError: the address is the node's own (89); it is routed elsewhere and FORCE_ROUTE is not on (34).
     """
     index = uplinks.index_of(table.host_name(ct.ctid))
-    source = source_address(sock, ct) if ct.node.ve_route_src_dev else ""
+    source = source_address(sock, ct.node) if ct.node.ve_route_src_dev else ""
     for address in addresses:
         check_not_local(sock, address)
     requests = [
@@ -143,9 +144,9 @@ def check_not_local(sock: rt.Route, address: str) -> None:
         raise VzError(f"Address {address} is not available: it is {what}", ExitCode.IP_NA)
 
 
-def source_address(sock: rt.Route, ct: Container) -> str:
+def source_address(sock: rt.Route, node: NodeConfig) -> str:
     """Return the address of VE_ROUTE_SRC_DEV that the node's packets to the CT come from; VzError (34)."""
-    name = ct.node.ve_route_src_dev
+    name = node.ve_route_src_dev
     for uplink_index, _, address, _ in rt.addresses(sock, FAMILIES[0]):
         if uplink_index == uplinks.index_of(name):
             return address

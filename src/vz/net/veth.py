@@ -60,7 +60,7 @@ def attach_port(sock: rt.Route, ct: Container, netif: Netif) -> None:
     index = uplinks.index_of(netif.host_ifname)
     script = external_script()
     if script:
-        return run_external(script, ct.ctid, netif.host_ifname)
+        return run_external(script, ct.ctid, netif)
     if netif.bridge:
         add_to_bridge(sock, index, netif.bridge)
     sock.run([rt.link_up(index)])
@@ -75,6 +75,24 @@ def add_to_bridge(sock: rt.Route, index: int, bridge: str) -> None:
     sock.run([rt.link_set(index, no_address=True), rt.link_set(index, master=master)])
 
 
+def netif_of(ctid: int, name: str) -> Netif | None:
+    """Return the entry of CT *ctid*'s NETIF whose interface is *name* on the node; None when there is none.
+
+    Raises:
+        VzError: there is no such CT (14), or its conf cannot be used (85).
+    """
+    from vz.config.nodeconfig import load_node
+    from vz.container.ct import load
+
+    ct = load(ctid, load_node())
+    netifs: list[Netif] = ct.conf.netif or []
+    for netif in netifs:
+        complete(ct, netif)
+        if netif.host_ifname == name:
+            return netif
+    return None
+
+
 def external_script() -> str:
     """Return EXTERNAL_SCRIPT of vznet.conf, "" when there is none; VzError (130): it cannot be run."""
     if not os.path.exists(VZNET_CONF):
@@ -85,18 +103,26 @@ def external_script() -> str:
         script = ConfFile.read(VZNET_CONF).get("EXTERNAL_SCRIPT") or ""
     except OSError as exc:
         raise VzError(f"Unable to read {VZNET_CONF}: {exc.strerror}", ExitCode.VETH_ERROR) from exc
-    if script and not os.access(script, os.X_OK):
-        raise VzError(f"{VZNET_CONF}: EXTERNAL_SCRIPT {script} is not an executable file", ExitCode.VETH_ERROR)
+    if script and (os.path.basename(script) == "vznetcfg" or not os.access(script, os.X_OK)):
+        why = "would call itself" if os.path.basename(script) == "vznetcfg" else "is not an executable file"
+        raise VzError(f"{VZNET_CONF}: EXTERNAL_SCRIPT {script} {why}", ExitCode.VETH_ERROR)
     return script
 
 
-def run_external(script: str, ctid: int, device: str) -> None:
-    """Run *script* as ``init veth DEVICE`` with VEID in its environment; VzError (130) when it fails."""
+def run_external(script: str, ctid: int, netif: Netif) -> None:
+    """Run *script* as ``init veth INTERFACE``; VzError (130) when it fails.
+
+    Its environment has VEID, and of the interface HNAME, VNAME (inside), HMAC, VMAC and BRIDGE: with ``set`` the conf
+    does not know it yet.
+    """
     from vz.kernel.process import TOOL_ENV, spawn
 
+    device = netif.host_ifname
     argv = [script, "init", "veth", device]
+    env = {**TOOL_ENV, "HOME": "/", "VEID": str(ctid), "HNAME": device, "VNAME": netif.ifname}
+    env |= {"HMAC": netif.host_mac, "VMAC": netif.mac, "BRIDGE": netif.bridge}
     try:
-        result = spawn(argv, env={**TOOL_ENV, "VEID": str(ctid), "HOME": "/"}, timeout_s=SCRIPT_LIMIT_S)
+        result = spawn(argv, env=env, timeout_s=SCRIPT_LIMIT_S)
     except OSError as exc:
         raise VzError(f"Unable to run {script}: {exc.strerror}", ExitCode.VETH_ERROR) from exc
     if result.stdout:
