@@ -117,3 +117,25 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> bool
             return False
         time.sleep(0.01)
     return True
+
+
+class Neighbour(Netns):
+    """A host on the network behind *node*'s bridge up0, with addresses 192.0.2.200 and 2001:db8::200 on eth0."""
+
+    ADDRESS4, ADDRESS6 = "192.0.2.200", "2001:db8::200"
+    _number = 0
+
+    def __init__(self, node: Netns, bridge: str = "up0") -> None:
+        super().__init__()
+        Neighbour._number += 1
+        self.node, self.port = node, f"nb{Neighbour._number}"
+        wire(node, self.port, self, "eth0")
+        node.run("ip", "link", "set", self.port, "master", bridge)
+        self.run("ip", "addr", "add", f"{self.ADDRESS4}/24", "dev", "eth0")
+        self.run("ip", "addr", "add", f"{self.ADDRESS6}/64", "dev", "eth0", "nodad")
+        self.mac: str = self.json("ip", "-j", "link", "show", "eth0")[0]["address"]
+        assert wait_until(lambda: "fe80" in self.run("ip", "-6", "addr", "show", "eth0"))
+
+    def close(self) -> None:
+        self.node.run("ip", "link", "del", self.port)
+        super().close()
