@@ -243,11 +243,21 @@ NETWORK = (
         "NETFILTER",
         "--netfilter",
         values.parse_netfilter,
-        "disabled|stateless|stateful|full",
-        "Which packet filter modules it may use.",
+        "disabled|full",
+        "Whether its programs may set packet filters of its own (iptables, nft, conntrack and the like); full.",
         "restart",
+        set=values.set_netfilter,
     ),
-    Option("iptables", "IPTABLES", "--iptables", values.parse_iptables, "MODULES", "Old form of NETFILTER.", "restart"),
+    Option(
+        "iptables",
+        "IPTABLES",
+        "--iptables",
+        values.parse_iptables,
+        "MODULES",
+        "Old form of NETFILTER.",
+        "restart",
+        set=values.set_iptables,
+    ),
 )
 
 UBC = tuple(

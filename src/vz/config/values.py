@@ -26,6 +26,7 @@ FEATURES = "sysfs nfs sit ipip ppp ipgre bridge nfsd nesting userns".split()
 # file systems that cannot be mounted in a user namespace
 FORBIDDEN_FEATURES = ["nfs", "nfsd"]
 NETFILTER = ("disabled", "stateless", "stateful", "full")
+PARTS_OF_NETFILTER = frozenset(("stateless", "stateful"))
 LAYOUTS = ("overlay", "simfs", "ploop", "ploop:expanded", "ploop:plain", "ploop:raw")
 
 
@@ -163,6 +164,22 @@ def parse_netfilter(text: str) -> str:
     if text not in NETFILTER:
         raise ValueError(f"{text!r}: {', '.join(NETFILTER)}")
     return text
+
+
+def set_netfilter(text: str) -> str:
+    """As ``parse_netfilter``; Refused for the words in between: only a patched kernel can withhold a part."""
+    word = parse_netfilter(text)
+    if word in PARTS_OF_NETFILTER:
+        raise Refused(f"this kernel gives a container {' or '.join(sorted(set(NETFILTER) - PARTS_OF_NETFILTER))} only")
+    return word
+
+
+def set_iptables(text: str) -> str:
+    """As ``parse_iptables``; Refused where the modules are a part of netfilter only."""
+    words = parse_iptables(text)
+    if netfilter_of(words) in PARTS_OF_NETFILTER:
+        raise Refused("this kernel cannot give these modules and no others: use --netfilter full or disabled")
+    return words
 
 
 def parse_iptables(text: str) -> str:

@@ -47,7 +47,7 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
 
     The caller's own children to come are in the CT's pid namespace from here on: it must not fork for other ends.
     """
-    program = seccomp_program(ct.conf.features)
+    program = seccomp_program(ct.conf.features, ct.conf.netfilter)
     dropped = dropped_capabilities(ct.conf.capability)
     namespaces.setns(pidfd, namespaces.CLONE_NEWPID)
     pid = fork_into(ct, EXEC_LEAF)

@@ -156,7 +156,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
     plan.devices = record.externals
     plan.pty_max = limits.pty_limit(ct)
-    plan.program = seccomp_program(ct.conf.features)
+    plan.program = seccomp_program(ct.conf.features, ct.conf.netfilter)
     plan.dropped = dropped_capabilities(ct.conf.capability)
     guest_config = guestfiles.guest_config(ct)
 

@@ -58,6 +58,12 @@ _ARGUMENT_CALLS = {  # socket, ioctl, clone, unshare, clone3
     "i386": (359, 54, 120, 310, 435),
     "aarch64": (198, 29, 220, 97, 435),
 }
+_SOCKET_OPTIONS = {"x86_64": (54, 55), "i386": (366, 365), "aarch64": (208, 209)}  # setsockopt, getsockopt
+AF_NETLINK, NETLINK_NETFILTER = 16, 12
+# the options by which iptables, ip6tables, arptables and ebtables of old speak to the kernel
+SOL_IP, SOL_IPV6 = 0, 41
+IPT_OPTIONS, ARPT_OPTIONS, EBT_OPTIONS = (64, 65), (96, 97), (128, 129)
+_I386_SOCKETCALL, SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT = 102, 1, 14, 15
 _COLUMN = {"x86_64": 1, "i386": 2, "aarch64": 3}
 
 DROPPED_CAPABILITIES = frozenset(
@@ -69,10 +75,14 @@ DROPPED_CAPABILITIES = frozenset(
 )
 
 
-def seccomp_program(features: dict[str, bool] | None) -> bytes:
-    """Return the filter for a CT with *features* (names in lower case)."""
+def seccomp_program(features: dict[str, bool] | None, netfilter: str | None = None) -> bytes:
+    """Return the filter for a CT with *features* (names in lower case) and NETFILTER *netfilter*."""
     nesting = bool(features and features.get("nesting"))
-    return seccomp.assemble({arch: _rules(arch, nesting) for arch in seccomp.architectures()})
+    rules = {arch: _rules(arch, nesting) for arch in seccomp.architectures()}
+    if netfilter == "disabled":
+        for arch in rules:
+            rules[arch] += _no_netfilter(arch)
+    return seccomp.assemble(rules)
 
 
 def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
@@ -89,6 +99,31 @@ def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
         else:
             dropped.add(capabilities.number(name))
     return frozenset(dropped)
+
+
+def _no_netfilter(arch: str) -> list[seccomp.Rule]:
+    """Return what keeps a CT from packet filters: the kernel then looks to it like one that has none.
+
+    socketcall(2) hides its arguments from a filter, so it goes as a whole: 32-bit programs before glibc 2.22 get no
+    sockets.
+    """
+    refused = [
+        seccomp.Rule(
+            _ARGUMENT_CALLS[arch][0],
+            errno.EPROTONOSUPPORT,
+            0,
+            values=(AF_NETLINK,),
+            also=(2, (NETLINK_NETFILTER,)),
+        )
+    ]
+    for number in _SOCKET_OPTIONS[arch]:
+        options = IPT_OPTIONS + ARPT_OPTIONS + EBT_OPTIONS
+        refused.append(seccomp.Rule(number, errno.ENOPROTOOPT, 1, values=(SOL_IP,), also=(2, options)))
+        refused.append(seccomp.Rule(number, errno.ENOPROTOOPT, 1, values=(SOL_IPV6,), also=(2, IPT_OPTIONS)))
+    if arch == "i386":
+        calls = (SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT)
+        refused.append(seccomp.Rule(_I386_SOCKETCALL, errno.EPROTONOSUPPORT, 0, values=calls))
+    return refused
 
 
 def _rules(arch: str, nesting: bool) -> list[seccomp.Rule]:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from vz.cli.options_cli import parse_options
-from vz.errors import VzError
+from vz.errors import BadValue, VzError
 
 
 def fails(argv: list[str], command: str = "set") -> tuple[int, str]:
@@ -88,9 +88,24 @@ def test_interface_words_belong_to_the_ifname_before_them() -> None:
 
 def test_iptables_is_an_old_word_for_netfilter() -> None:
     assert parse_options(["--iptables", "iptable_nat"], None, "set")[0] == {"netfilter": "full"}
-    both = ["--iptables", "iptable_nat", "--netfilter", "stateless"]
-    assert parse_options(both, None, "set")[0] == {"netfilter": "stateless"}
-    assert parse_options(both[2:] + both[:2], None, "set")[0] == {"netfilter": "stateless"}
+    both = ["--iptables", "iptable_nat", "--netfilter", "disabled"]
+    assert parse_options(both, None, "set")[0] == {"netfilter": "disabled"}
+    assert parse_options(both[2:] + both[:2], None, "set")[0] == {"netfilter": "disabled"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--netfilter", "stateless"),
+        ("--netfilter", "stateful"),
+        ("--iptables", "iptable_filter ipt_REJECT"),
+        ("--iptables", "ip_conntrack ipt_state"),
+    ],
+)
+def test_a_part_of_netfilter_is_refused_with_the_words_that_can_be_had(flag: str, value: str) -> None:
+    with pytest.raises(BadValue) as caught:
+        parse_options([flag, value], None, "set")
+    assert "full" in str(caught.value) and "disabled" in str(caught.value)
 
 
 @pytest.mark.parametrize("command", ["set", "create"])
