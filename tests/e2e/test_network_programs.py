@@ -14,21 +14,6 @@ from testnode import ADDRESS4, Node
 from vz.net.neighbours import Arp, parse_arp
 
 
-@pytest.fixture(scope="module")
-def inside(node: Node) -> Iterator[Netns]:
-    """The node's network namespace."""
-    made = Netns(str(node.path("/proc/self/ns/net")) if node.holder is None else f"/proc/{node.holder.pid}/ns/net")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def neighbour(inside: Netns) -> Iterator[Neighbour]:
-    made = Neighbour(inside)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def seen(neighbour: Neighbour) -> Iterator[Sniffer]:
     sniffer = Sniffer(neighbour, "eth0")
@@ -200,20 +185,6 @@ def test_vzifup_post_brings_routes_back(vz: Vz, node: Node, inside: Netns, new_c
         assert vz.run("ping", "-c1", "-W2", "198.51.100.43").returncode == 0
     finally:
         conf.write_text(old)
-
-
-@pytest.fixture
-def bridge(inside: Netns) -> Iterator[Callable[[str], None]]:
-    made = []
-
-    def make(name: str) -> None:
-        inside.run("ip", "link", "add", name, "type", "bridge")
-        inside.run("ip", "link", "set", name, "up")
-        made.append(name)
-
-    yield make
-    for name in made:
-        inside.run("ip", "link", "del", name)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ would be, since a killed command may have left any part of it.
 from __future__ import annotations
 
 from vz.config.netif import Netif
+from vz.config.paths import VZ_CONF
 from vz.container.ct import Container
 from vz.container.record import Record
 from vz.errors import ExitCode, VzError
@@ -69,7 +70,8 @@ def attach(ct: Container, init_pid: int, record: Record, probe: Probe | None = N
         VzError: an address is in use (78), not available (89) or cannot be added (34), veth 130, a host device 104.
     """
     addresses = ct.addresses()
-    warnings: list[str] = []
+    configured = [address.partition("/")[0] for address in ct.conf.ip_addr or []]
+    warnings = [f"WARNING: IPv6 is off in {VZ_CONF}: {a} is left out" for a in configured if _is_left_out(ct, a)]
     with rt.Route() as sock:
         if addresses:
             warnings += add_venet(sock, ct, record, addresses, init_pid, probe)
@@ -81,6 +83,10 @@ def attach(ct: Container, init_pid: int, record: Record, probe: Probe | None = N
             for name in ct.conf.netdev:
                 netdev.move_in(sock, record, name)
     return warnings
+
+
+def _is_left_out(ct: Container, address: str) -> bool:
+    return ":" in address and not ct.node.ipv6 and address != "::"
 
 
 def inside_step(ct: Container) -> Callable[[], None]:

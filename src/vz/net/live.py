@@ -22,11 +22,17 @@ __all__ = [
     "add_addresses",
     "add_netdev",
     "add_netif",
+    "addresses",
     "change_netif",
     "delete_addresses",
     "delete_netdev",
     "delete_netif",
 ]
+
+
+def addresses(ctid: int) -> list[str]:
+    """Return the addresses that a running CT has now."""
+    return claims.read_veip(ctid)
 
 
 def add_addresses(ct: Container, record: Record, addresses: list[str], *, skip_arpdetect: bool = False) -> list[str]:

@@ -159,7 +159,7 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any], restart_on
             say("Setting devices")
             devices.apply(ct)
         if "ip_addr" in values:
-            _apply_addresses(ct, record, old["ip_addr"] or [], change.skip_arpdetect)
+            _apply_addresses(ct, record, change)
         if "netif" in values:
             _apply_netifs(ct, record, old["netif"] or [], values["netif"])
         for name in change.netdev_del:
@@ -200,17 +200,18 @@ def _warn_all(texts: list[str]) -> None:
         warn(text)
 
 
-def _apply_addresses(ct: Container, record: Any, before: list[str], skip_arpdetect: bool) -> None:
-    wanted = ct.addresses()
-    had = [address.partition("/")[0] for address in before]
-    gone = [address for address in had if address not in wanted]
-    fresh = [address for address in wanted if address not in had]
+def _apply_addresses(ct: Container, record: Any, change: Change) -> None:
+    """Take and add addresses: from and to those that it has, which may be others than its conf says."""
+    had = live.addresses(ct.ctid)
+    gone = [address for address in had if change.ip_del_all or address in change.ip_del]
+    added = [address.partition("/")[0] for address in change.ip_add if ct.node.ipv6 or ":" not in address]
+    fresh = [address for address in dict.fromkeys(added) if address not in had or address in gone]
     if gone:
         say(f"Deleting IP address(es): {' '.join(gone)}")
         live.delete_addresses(ct, record, gone)
     if fresh:
         say(f"Adding IP address(es): {' '.join(fresh)}")
-        _warn_all(live.add_addresses(ct, record, fresh, skip_arpdetect=skip_arpdetect))
+        _warn_all(live.add_addresses(ct, record, fresh, skip_arpdetect=change.skip_arpdetect))
 
 
 def _apply_netifs(ct: Container, record: Any, before: list[Netif], after: list[Netif]) -> None:
