@@ -214,6 +214,19 @@ def test_without_ipv6(vz: Vz, inside: Netns, new_ct: NewCt, vz_conf: Conf) -> No
     assert "2001:db8::145" not in vz.sh(ct, "ip addr")
 
 
+def test_a_node_that_does_not_forward_ipv6_is_told(vz: Vz, inside: Netns, new_ct: NewCt) -> None:
+    ct = new_ct("--ipadd", "192.0.2.146", "--ipadd", "2001:db8::146", start=False)
+    inside.write("net/ipv6/conf/all/forwarding", "0")
+    try:
+        done = vz("start", ct)
+        assert done.returncode == 0 and "net.ipv6.conf.all.forwarding=0" in done.stderr
+    finally:
+        inside.write("net/ipv6/conf/all/forwarding", "1")
+    vz.ok("set", ct, "--ipdel", "2001:db8::146", "--save")
+    done = vz("restart", ct, "--fast")
+    assert "forwarding" not in done.stderr
+
+
 def test_a_flushed_ruleset_is_made_again_for_all(
     vz: Vz, inside: Netns, bridge: Callable[[str], None], new_ct: NewCt
 ) -> None:

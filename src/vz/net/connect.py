@@ -13,6 +13,7 @@ from vz.container.ct import Container
 from vz.container.record import Record
 from vz.errors import ExitCode, VzError
 from vz.kernel import rtnetlink as rt
+from vz.kernel.network import read_sysctl
 from vz.net import claims, table, traffic, uplinks, venet
 
 TYPE_CHECKING = False
@@ -112,6 +113,8 @@ def add_venet(
     record.save()
     traffic.begin(ct.ctid)
     warnings = filtered(lambda: table.add_ct(device, addresses), UNFILTERED_VENET, ExitCode.CANT_ADDIP)
+    if read_sysctl("net/ipv6/conf/all/forwarding") == "0" and any(":" in address for address in addresses):
+        warnings.append("WARNING: net.ipv6.conf.all.forwarding=0: only the node reaches the container by IPv6")
     with Refused(ExitCode.CANT_ADDIP):
         venet.make(sock, ct, init_pid)
         warnings += check_probe(ct, probe)
