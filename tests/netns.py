@@ -131,6 +131,7 @@ class Neighbour(Netns):
         self.node, self.port = node, f"nb{Neighbour._number}"
         wire(node, self.port, self, "eth0")
         node.run("ip", "link", "set", self.port, "master", bridge)
+        node.run("ip", "neigh", "flush", "dev", bridge)  # an earlier one had these addresses and another MAC
         self.run("ip", "addr", "add", f"{self.ADDRESS4}/24", "dev", "eth0")
         self.run("ip", "addr", "add", f"{self.ADDRESS6}/64", "dev", "eth0", "nodad")
         self.mac: str = self.json("ip", "-j", "link", "show", "eth0")[0]["address"]

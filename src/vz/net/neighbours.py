@@ -19,7 +19,7 @@ ND_SOLICIT, ND_ADVERT = 135, 136
 IPV6_HDRINCL, ICMP6_FILTER = 36, 1
 ALL_NODES = "ff02::1"
 # a neighbour on a wire answers within a millisecond, one behind a busy switch or hypervisor within a few
-PROBE_S = 0.025
+PROBE_S = 0.015
 
 
 class Arp:
