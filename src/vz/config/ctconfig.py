@@ -68,6 +68,10 @@ class CTConfig:
                 return None
             if attr in ("local_uid", "local_gid") and word.isascii() and word.isdigit() and len(word) < 10:
                 return int(word)
+        if attr == "netfilter":
+            word = self.values.get("NETFILTER")
+            if word == "full" or (not word and "IPTABLES" not in self.values):
+                return word or None
         from vz.config.options import BY_ATTR
 
         option = BY_ATTR.get(attr)
@@ -98,7 +102,7 @@ class CTConfig:
         """
         from vz.config.nodeconfig import NODE_KEYS, OLD_KEYS
         from vz.config.options import BY_KEY, IN_FORCE, OTHER_KEYS
-        from vz.config.values import forbidden_capabilities, vain_features
+        from vz.config.values import PARTS_OF_NETFILTER, forbidden_capabilities, part_of_netfilter, vain_features
 
         later = []
         known = {row[0] for row in NODE_KEYS} | OTHER_KEYS | OLD_KEYS
@@ -111,6 +115,8 @@ class CTConfig:
             value = getattr(self, option.attr)
             if option.later and value is not None and key not in IN_FORCE:
                 later.append(key)
+        if self.netfilter in PARTS_OF_NETFILTER:
+            self.warnings.append(part_of_netfilter(self.netfilter))
         if later:
             self.warnings.append(f"Not in force in this version: {' '.join(later)}")
         vain = forbidden_capabilities(self.capability)

@@ -267,11 +267,19 @@ NETWORK = (
         "--netfilter",
         values.parse_netfilter,
         "disabled|stateless|stateful|full",
-        "Which packet filter modules it may use: kept, and not enforced in this version, where a CT can use what the "
-        "node's kernel has.",
+        "Whether its programs may set packet filters of its own (iptables, nft, conntrack and the like). No kernel "
+        "can withhold a part of them: stateless and stateful are kept, and give what full, the default, gives.",
         "restart",
     ),
-    Option("iptables", "IPTABLES", "--iptables", values.parse_iptables, "MODULES", "Old form of NETFILTER.", "restart"),
+    Option(
+        "iptables",
+        "IPTABLES",
+        "--iptables",
+        values.parse_iptables,
+        "MODULES",
+        "Old form of NETFILTER.",
+        "restart",
+    ),
 )
 
 UBC = tuple(

@@ -30,6 +30,8 @@ FORBIDDEN_FEATURES = {
     "userns:off": "every container has a user namespace",
 }
 NETFILTER = ("disabled", "stateless", "stateful", "full")
+# what only a patched kernel can withhold: accepted for old scripts and files, said, and the same as full
+PARTS_OF_NETFILTER = frozenset(("stateless", "stateful"))
 LAYOUTS = ("overlay", "simfs", "ploop", "ploop:expanded", "ploop:plain", "ploop:raw")
 
 
@@ -171,6 +173,11 @@ def parse_netfilter(text: str) -> str:
     if text not in NETFILTER:
         raise ValueError(f"{text!r}: {', '.join(NETFILTER)}")
     return text
+
+
+def part_of_netfilter(word: str) -> str:
+    """Return the line that says what becomes of one of PARTS_OF_NETFILTER."""
+    return f"NETFILTER={word}: this kernel can withhold all or nothing; it gives full"
 
 
 def parse_iptables(text: str) -> str:

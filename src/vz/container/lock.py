@@ -111,6 +111,15 @@ def _is_pid(word: bytes) -> bool:
     return word.isdigit() and len(word) < 10 and int(word) > 0
 
 
+def is_held(lockdir: str, ctid: int) -> bool:
+    """Tell whether a live process holds the lock of CT *ctid*."""
+    try:
+        word = _first_word(f"{lockdir}/{ctid}.lck")
+    except OSError:
+        return False
+    return _is_pid(word) and _is_alive(int(word))
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

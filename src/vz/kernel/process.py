@@ -6,6 +6,11 @@ import _signal
 import errno
 import os
 import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NR_clone3 = 435
 CLONE_PARENT = 0x8000
@@ -107,6 +112,28 @@ def clone(flags: int = 0, cgroup_fd: int = 0) -> int:
     if pid < 0:
         raise OSError(err, f"clone3: {os.strerror(err)}")
     return pid
+
+
+def in_background(action: Callable[[], None], keep: list[int]) -> None:
+    """Do *action* in a child that nobody waits for, with the descriptors *keep* open there and closed here.
+
+    For what takes long and changes nothing: packet(7) sockets, and netlink sockets of nftables after a deletion, wait
+    in their last close(2) until all processors have passed a quiet state (RCU), 10 ms and more.
+    """
+    if os.fork():
+        for fd in keep:
+            os.close(fd)
+        return
+    try:
+        start = 0  # the standard streams too: a pipe of the caller's must not stay open
+        for fd in sorted(keep):
+            os.closerange(start, fd)
+            start = fd + 1
+        os.closerange(start, 1 << 20)
+        action()
+        time.sleep(0.02)  # the parent closes its end first, or it would be the one to wait
+    finally:
+        os._exit(0)
 
 
 def default_signals() -> None:

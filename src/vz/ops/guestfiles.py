@@ -74,7 +74,7 @@ def prepare_new(ct: Container) -> None:
     from vz.ops.join import edit_in_root
     from vz.resources.policy import dropped_capabilities, seccomp_program
 
-    program = seccomp_program(ct.conf.features, ct.conf.ostemplate)
+    program = seccomp_program(ct.conf)
     dropped = dropped_capabilities(ct.conf.capability)
 
     def inside() -> None:

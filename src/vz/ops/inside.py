@@ -47,6 +47,7 @@ class Plan:
         "hostname",
         "last_step",
         "nesting",
+        "network",
         "program",
         "pty_max",
         "root",
@@ -67,6 +68,7 @@ class Plan:
         self.dropped: frozenset[int] = frozenset()
         self.nesting = False
         self.user_limits: dict[str, int] = {}  # by name in /proc/sys/user
+        self.network: Callable[[], None] = lambda: None  # when the node's side of the network is made
         self.last_step: Callable[[], None] = lambda: None  # the CT's own files, as its root, in its root
 
 

@@ -55,7 +55,7 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
     Raises:
         VzError: the CT has as many processes as it may.
     """
-    program = seccomp_program(ct.conf.features, ct.conf.ostemplate)
+    program = seccomp_program(ct.conf)
     dropped = dropped_capabilities(ct.conf.capability)
     news, teller = os.pipe()
     try:

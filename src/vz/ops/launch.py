@@ -5,7 +5,7 @@
                                     and becomes its root, unshares
                                     the other six, forks B, ends
     makes the network in B's netns                                   mounts, masks, the CT's own files
-    "go"                                                             seccomp, execve(init)
+    "go"                                                             addresses, routes, seccomp, execve(init)
 
 B's errors come back over a pipe that execve closes: its end of file is the good news.  A creates the user namespace
 as the CT's own first id.
@@ -152,6 +152,9 @@ def _init(plan: inside.Plan, go: int, errors: int) -> None:
         if os.read(go, 1) != b"g":  # the parent gave up, or died
             os._exit(1)
         os.close(go)
+        code, step = ExitCode.CANT_ADDIP, "set up the network"
+        plan.network()
+        code, step = ExitCode.FS_BAD_TMPL, f"run {plan.argv[0]}"
         keep = os.dup2(errors, 3)  # everything else goes; this one closes itself at execve
         os.set_inheritable(keep, False)
         process.close_from(4)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 
-from vz import guest, net
+from vz import guest
 from vz.config import samples
 from vz.config.conffile import ConfFile
 from vz.config.ctconfig import load_ct
 from vz.config.merge import merge, merge_addresses
 from vz.config.netif import FIELDS, Netif, parse_netif_add
 from vz.config.options import BY_ATTR
+from vz.config.values import PARTS_OF_NETFILTER, part_of_netfilter
 from vz.container.ct import Container, printable
 from vz.disk import layout
 from vz.errors import BadSyntax, ExitCode, VzError
+from vz.net import live
 from vz.ops import distscripts, guestfiles, journal, names
 from vz.ops.join import edit_in_ct, edit_in_root, open_init
 from vz.ops.report import say, say_devices, say_limits, say_netifs, warn
@@ -80,8 +82,8 @@ def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
     found = []
     if "mount_opts" in values and layout.layout_name(ct) != "ploop":
         found.append("MOUNT_OPTS counts for the ploop layout only: it has no effect on this container")
-    if "netfilter" in values:
-        found.append("NETFILTER is kept, but not enforced in this version")
+    if values.get("netfilter") in PARTS_OF_NETFILTER:
+        found.append(part_of_netfilter(values["netfilter"]))
     return found
 
 
@@ -225,13 +227,13 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
 
             devnodes.sync(ct, record, pidfd)
         if "ip_addr" in values:
-            _apply_addresses(ct, record, old["ip_addr"] or [])
+            _apply_addresses(ct, record, change)
         if "netif" in values:
             _apply_netifs(ct, record, old["netif"] or [], values["netif"])
         for name in change.netdev_del:
-            net.delete_netdev(ct, record, name)
+            _warn_all(live.delete_netdev(ct, record, name))
         for name in change.netdev_add:
-            net.add_netdev(ct, record, name)
+            live.add_netdev(ct, record, name)
         if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
             _apply_guest(ct, pidfd, values)
             distscripts.at_set(ct, values, old.get("ip_addr") or [])
@@ -239,27 +241,36 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
         journal.end(ct.ctid)
 
 
-def _apply_addresses(ct: Container, record: Any, before: list[str]) -> None:
-    wanted = net.usable_addresses(ct)
-    had = [address.partition("/")[0] for address in before]
-    gone = [address for address in had if address not in wanted]
-    fresh = [address for address in wanted if address not in had]
+def _warn_all(texts: list[str]) -> None:
+    for text in texts:
+        warn(text)
+
+
+def _apply_addresses(ct: Container, record: Any, change: Change) -> None:
+    """Take and add addresses: from and to those that it has, which may be others than its conf says."""
+    had = live.addresses(ct.ctid)
+    gone = [address for address in had if change.ip_del_all or address in change.ip_del]
+    added = [address.partition("/")[0] for address in change.ip_add if ct.node.ipv6 or ":" not in address]
+    fresh = [address for address in dict.fromkeys(added) if address not in had or address in gone]
     if gone:
         say(f"Deleting IP address(es): {' '.join(gone)}")
-        net.delete_addresses(ct, record, gone)
+        live.delete_addresses(ct, record, gone)
     if fresh:
         say(f"Adding IP address(es): {' '.join(fresh)}")
-        net.add_addresses(ct, record, fresh)
+        _warn_all(live.add_addresses(ct, record, fresh, skip_arpdetect=change.skip_arpdetect))
 
 
 def _apply_netifs(ct: Container, record: Any, before: list[Netif], after: list[Netif]) -> None:
     say_netifs([netif.ifname for netif in after])
-    for netif in before:
-        if netif not in after:
-            net.delete_netif(ct, record, netif)
+    present = {netif.ifname: netif for netif in before}
+    for name in present.keys() - {netif.ifname for netif in after}:
+        live.delete_netif(ct, record, present[name])
     for netif in after:
-        if netif not in before:
-            net.add_netif(ct, record, netif)
+        old = present.get(netif.ifname)
+        if old is None:
+            _warn_all(live.add_netif(ct, record, netif))
+        elif old != netif:
+            _warn_all(live.change_netif(ct, record, old, netif))
 
 
 def _apply_guest(ct: Container, pidfd: int, values: dict[str, Any]) -> None:

@@ -20,6 +20,10 @@ from vz.ops.undo import Undo
 from vz.resources import cgroups, devices, limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vz.net.neighbours import Probe
+
 WAIT_LIMIT_S = 3600
 
 
@@ -35,7 +39,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
     for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
     try:
-        boot(ct, wait=wait, skip_remount=skip_remount)
+        boot(ct, begin_probe(ct), wait=wait, skip_remount=skip_remount)
     except VzError:
         warn('Container start failed (try to check kernel messages, e.g. "dmesg | tail")')
         raise
@@ -63,8 +67,11 @@ def check_enabled(ct: Container, *, force: bool) -> None:
         raise VzError("Container start disabled", ExitCode.VE_START_DISABLED)
 
 
-def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> None:
-    """Mount, make, launch, attach, release: everything between a checked request and a running init."""
+def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_remount: bool = False) -> None:
+    """Mount, make, launch, attach, release: everything between a checked request and a running init.
+
+    The answers to *probe*, which asks the neighbours for the CT's addresses, come in while the CT is made.
+    """
     with Undo(warn) as undo:
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
@@ -84,27 +91,45 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
-        connect(ct, born.init_pid, record, undo)
+        connect(ct, born.init_pid, record, undo, probe)
         record.save()
         say_started(ct)
         release(ct, born, record)
+        announce(ct, probe)
         undo.add(kill, ct)
         distscripts.at_start(ct)
         scripts.run_in_ct(ct, "start")
 
 
-def connect(ct: Container, init_pid: int, record: Record, undo: Undo) -> None:
+def begin_probe(ct: Container) -> Probe | None:
+    """Ask the neighbours for the CT's addresses; None where there is nothing to ask."""
+    if not ct.conf.ip_addr:
+        return None
+    from vz import net
+
+    return net.begin_probe(ct, ct.addresses())
+
+
+def connect(ct: Container, init_pid: int, record: Record, undo: Undo, probe: Probe | None) -> None:
     """Make the CT's network; one without interfaces costs nothing."""
     if ct.conf.ip_addr or ct.conf.netif or ct.conf.netdev:
         from vz import net
 
         undo.add(net.detach, ct, record)
-        warnings = net.attach(ct, init_pid, record)
-        addresses = net.usable_addresses(ct)
+        warnings = net.attach(ct, init_pid, record, probe)
+        addresses = ct.addresses()
         if addresses:
             say(f"Adding IP address(es): {' '.join(addresses)}")
         for text in warnings:
             warn(text)
+
+
+def announce(ct: Container, probe: Probe | None) -> None:
+    """Tell the neighbours where the CT's addresses are now."""
+    if ct.conf.ip_addr:
+        from vz import net
+
+        net.announce(ct, ct.addresses(), probe)
 
 
 def release(ct: Container, born: Launch, record: Record) -> None:
@@ -154,7 +179,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.devices = record.externals
     plan.pty_max = limits.pty_limit(ct)
     plan.user_limits = limits.user_limits()
-    plan.program = seccomp_program(ct.conf.features, ct.conf.ostemplate)
+    plan.program = seccomp_program(ct.conf)
     plan.dropped = dropped_capabilities(ct.conf.capability)
     guest_config = guestfiles.guest_config(ct)
 
@@ -165,6 +190,10 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
             guest.enable_wait()
 
     plan.last_step = last_step
+    if ct.conf.ip_addr:
+        from vz import net
+
+        plan.network = net.inside_step(ct)
     return plan
 
 

@@ -41,20 +41,11 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> Non
     try:
         scripts.run_in_ct(ct, "stop")
         cgroups.thaw(ct)
-        # our own hold on its network: devices moved in can be taken back after init has ended
-        netns = os.open(f"/proc/{record.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if not fast:
-                say("Stopping container ...")
-            if fast or not shut_down(ct, record.init_pid, pidfd):
-                say("Killing container ...")
-                kill(ct, pidfd)
-            if record.netdevs:
-                from vz import net
-
-                net.give_back_devices(record, netns)
-        finally:
-            os.close(netns)
+        if not fast:
+            say("Stopping container ...")
+        if fast or not shut_down(ct, record.init_pid, pidfd):
+            say("Killing container ...")
+            kill(ct, pidfd)
     finally:
         os.close(pidfd)
     clear(ct)

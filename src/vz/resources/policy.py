@@ -13,8 +13,12 @@ import errno
 from vz.kernel import capabilities, seccomp
 from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vz.config.ctconfig import CTConfig
+
 AF_VSOCK = 40
-I386_SOCKETCALL, SYS_SOCKET = 102, 1
+I386_SOCKETCALL, SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT = 102, 1, 14, 15
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 NESTED = CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER
 
@@ -61,6 +65,11 @@ _ARGUMENT_CALLS = {  # socket, ioctl, clone, unshare, clone3
     "aarch64": (198, 29, 220, 97, 435),
 }
 _NAMES_32BIT = frozenset(("x86", "i386", "i486", "i586", "i686"))
+_SOCKET_OPTIONS = {"x86_64": (54, 55), "i386": (366, 365), "aarch64": (208, 209)}  # setsockopt, getsockopt
+AF_NETLINK, NETLINK_NETFILTER = 16, 12
+# the options by which iptables, ip6tables, arptables and ebtables of old speak to the kernel
+SOL_IP, SOL_IPV6 = 0, 41
+IPT_OPTIONS, ARPT_OPTIONS, EBT_OPTIONS = (64, 65), (96, 97), (128, 129)
 _COLUMN = {"x86_64": 1, "i386": 2, "aarch64": 3}
 
 DROPPED_CAPABILITIES = frozenset(
@@ -74,11 +83,15 @@ DROPPED_CAPABILITIES = frozenset(
 )
 
 
-def seccomp_program(features: dict[str, bool] | None, ostemplate: str | None = None) -> bytes:
-    """Return the filter for a CT with *features* (names in lower case), made from template *ostemplate*."""
-    nesting = bool(features and features.get("nesting"))
-    compat32 = (features or {}).get("compat32", is_32bit(ostemplate))
-    return seccomp.assemble({arch: _rules(arch, nesting, compat32) for arch in seccomp.architectures()})
+def seccomp_program(conf: CTConfig) -> bytes:
+    """Return the filter for a CT with the FEATURES, NETFILTER and OSTEMPLATE of *conf*."""
+    nesting = bool(conf.features and conf.features.get("nesting"))
+    compat32 = (conf.features or {}).get("compat32", is_32bit(conf.ostemplate))
+    rules = {arch: _rules(arch, nesting, compat32) for arch in seccomp.architectures()}
+    if conf.netfilter == "disabled":
+        for arch in rules:
+            rules[arch] += _no_netfilter(arch)
+    return seccomp.assemble(rules)
 
 
 def is_32bit(ostemplate: str | None) -> bool:
@@ -100,6 +113,31 @@ def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
         else:
             dropped.add(capabilities.number(name))
     return frozenset(dropped)
+
+
+def _no_netfilter(arch: str) -> list[seccomp.Rule]:
+    """Return what keeps a CT from packet filters: the kernel then looks to it like one that has none.
+
+    socketcall(2) hides its arguments from a filter, so it goes as a whole: 32-bit programs before glibc 2.22 get no
+    sockets.
+    """
+    refused = [
+        seccomp.Rule(
+            _ARGUMENT_CALLS[arch][0],
+            errno.EPROTONOSUPPORT,
+            0,
+            values=(AF_NETLINK,),
+            also=(2, (NETLINK_NETFILTER,)),
+        )
+    ]
+    for number in _SOCKET_OPTIONS[arch]:
+        options = IPT_OPTIONS + ARPT_OPTIONS + EBT_OPTIONS
+        refused.append(seccomp.Rule(number, errno.ENOPROTOOPT, 1, values=(SOL_IP,), also=(2, options)))
+        refused.append(seccomp.Rule(number, errno.ENOPROTOOPT, 1, values=(SOL_IPV6,), also=(2, IPT_OPTIONS)))
+    if arch == "i386":
+        calls = (SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT)
+        refused.append(seccomp.Rule(I386_SOCKETCALL, errno.EPROTONOSUPPORT, 0, values=calls))
+    return refused
 
 
 def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:

@@ -89,6 +89,16 @@ def test_check_names_unknown_keys_later_keys_and_vain_capabilities() -> None:
 def test_an_old_iptables_list_is_read_as_netfilter() -> None:
     assert ct('IPTABLES="iptable_nat ipt_state"\n').netfilter == "full"
     assert ct('IPTABLES="iptable_nat"\nNETFILTER="disabled"\n').netfilter == "disabled"
+    assert ct('IPTABLES="iptable_nat"\nNETFILTER=""\n').netfilter is None
+
+
+def test_a_part_of_netfilter_in_a_file_is_read_and_named() -> None:
+    for word in ("stateless", "stateful"):
+        conf = ct(f'NETFILTER="{word}"\n')
+        assert conf.netfilter == word
+        assert any(line.startswith(f"NETFILTER={word}: ") for line in conf.check())
+    for word in ("full", "disabled", ""):
+        assert not any("NETFILTER" in line for line in ct(f'NETFILTER="{word}"\n').check())
 
 
 def test_unknown_attributes_are_attribute_errors() -> None:

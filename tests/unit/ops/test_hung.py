@@ -19,6 +19,8 @@ from vz.ops import distscripts, stop
 def test_an_init_that_survives_sigkill_is_33(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
     monkeypatch.setattr(stop, "KILL_TIMEOUT_S", 0)
+    monkeypatch.setattr(stop, "SESSION_TIMEOUT_S", 0)
+    monkeypatch.setattr(stop, "_sessions_with_zombies", lambda _: [])
     monkeypatch.setattr(stop, "pidfd_send_signal", lambda pidfd, number: sent.append(number))
     with subprocess.Popen(["sleep", "60"]) as process:
         pidfd = os.pidfd_open(process.pid)
