@@ -33,11 +33,15 @@ class Child:
         self.reap()
 
     def reap(self, *_: object) -> None:
-        if not self.ended:
+        if self.ended:
+            return
+        try:
             found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
-            if found is not None:
-                self.ended = True
-                self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        except ChildProcessError:
+            return  # we are in the midst of another call of ours, interrupted by SIGCHLD: one of the two has it
+        if found is not None:
+            self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+            self.ended = True
 
     def forward(self, signum: int, _: object = None) -> None:
         """Send it a signal."""
