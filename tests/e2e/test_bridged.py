@@ -179,7 +179,7 @@ def test_macs_are_made_or_given_and_stay(vz: Vz, node: Node, inside: Netns, br7:
     assert "ifname=eth0,bridge=br7,mac=00:18:51:CC:00:01,host_ifname=host0,host_mac=00:18:51:CC:00:02" in conf
     links = {link["ifname"]: link for link in inside.json("ip", "-j", "link")}
     assert links["host0"]["address"] == "00:18:51:cc:00:02" and links["host0"]["master"] == br7
-    assert "master" not in links[f"veth{ct}.1"] and "UP" in links[f"veth{ct}.1"]["flags"]
+    assert "master" not in links[f"veth{ct}.0"] and "UP" in links[f"veth{ct}.0"]["flags"]
 
     def macs() -> list[str]:
         return vz.sh(ct, "cat /sys/class/net/eth*/address").split()

@@ -80,7 +80,7 @@ def test_everything_in_its_place(vz: Vz, node: Node, own: int) -> None:
         "DISKINODES": '"131072:144179"',
         "QUOTATIME": '"0"',
         "CPUUNITS": '"1000"',
-        "NETFILTER": '"stateless"',
+        "NETFILTER": '"full"',
         "ORIGIN_SAMPLE": '"vswap-256m"',
         "OSTEMPLATE": f'"{BUSYBOX}"',
         "VE_LAYOUT": '"simfs"',

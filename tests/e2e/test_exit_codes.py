@@ -205,7 +205,7 @@ def private_area_exists(case: Case) -> Done:
 
 
 def no_space(case: Case) -> Done:
-    case.mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", "/vz/small")
+    case.mount("-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", "/vz/small")
     private = f"/vz/small/{case.ctid}"
     return case.vz("create", case.ctid, "--ostemplate", BUSYBOX, "--layout", "simfs", "--private", private)
 

@@ -168,8 +168,10 @@ def test_a_granted_device_works_in_one_ct_and_in_no_other(vz: Vz, node: Node, ne
         assert "No such file" in vz.sh(other, f"head -c 9 /dev/{name}") or "can't open" in vz.sh(
             other, f"head -c 9 /dev/{name}"
         )
+        vz.sh(granted, f"touch /root/kept; mount --bind /dev/{name} /root/kept")
         vz.ok("set", granted, "--devnodes", f"{name}:none", "--save")
-        assert "not permitted" in vz.sh(granted, f"head -c 9 /dev/{name}")
+        assert "No such file" in vz.sh(granted, f"head -c 9 /dev/{name}")
+        assert "not permitted" in vz.sh(granted, "head -c 9 /root/kept")
     finally:
         vz.run("losetup", "-d", device)
 

@@ -138,7 +138,7 @@ def comparable(shown: str) -> list[str]:
 
 def test_rule10_the_operators_keyring_stays_outside(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]
     """Init and every exec have a session keyring of their own: nobody inside holds on to the operator's."""
-    ctid = new_ct(start=False)
+    ctid = new_ct(start=False, layout="simfs")  # an overlay keeps the credentials of who mounted it, keyring included
     script = f"vzctl --quiet start {ctid}; vzctl exec {ctid} 'sleep 100 >/dev/null 2>&1 </dev/null &'"
     started = node.popen(
         "/usr/bin/python3", "-c", WITH_KEYRING, "sh", "-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE

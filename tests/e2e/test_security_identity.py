@@ -143,7 +143,7 @@ def test_rule02_an_open_place_for_simfs_is_refused(vz: Vz, node: Node, ctid: int
     done = vz("create", ctid, "--ostemplate", BUSYBOX, "--layout", "simfs", "--private", "/vz/open/1")
     assert (done.returncode, done.stderr.splitlines()[0]) == (
         48,
-        "All users of this node could run the set-uid programs in /vz/open/1: chmod 700 /vz/open",
+        "Creation of container private area failed: All users of this node could run the set-uid programs in /vz/open/1: chmod 700 /vz/open",
     )
     node.path("/vz/open").chmod(0o700)
     vz.ok("create", ctid, "--ostemplate", BUSYBOX, "--layout", "simfs", "--private", "/vz/open/1")

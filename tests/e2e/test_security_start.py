@@ -219,8 +219,10 @@ def test_rule05_a_loop_partition_works_in_the_one_ct_and_in_no_other(vz: Vz, nod
             other, f"cat /dev/{name}"
         )
         assert "not permitted" in vz.sh(other, "head -c 6 /root/part")
+        vz.sh(granted, f"touch /root/kept; mount --bind /dev/{name} /root/kept")
         vz.ok("set", granted, "--devnodes", f"{name}:none", "--save")
-        assert "not permitted" in vz.sh(granted, f"head -c 6 /dev/{name}")
+        assert "No such file" in vz.sh(granted, f"head -c 6 /dev/{name}")
+        assert "not permitted" in vz.sh(granted, "head -c 6 /root/kept")
         vz.ok("set", granted, "--devnodes", f"{name}:r", "--save")
         assert vz("exec", granted, f"head -c 6 /dev/{name}").stdout == "inside"
         assert "not permitted" in vz.sh(granted, f"echo x > /dev/{name}")
@@ -243,5 +245,7 @@ def test_rule05_a_serial_line_works_in_the_one_ct_and_in_no_other(vz: Vz, node: 
     assert vz("exec", granted, "stat -c %U:%t:%T /dev/ttyS0").stdout == "root:4:40\n"
     assert "No such file" in vz.sh(other, "stty -F /dev/ttyS0")
     assert "not permitted" in vz.sh(other, "stty -F /root/line")
+    vz.sh(granted, "touch /root/kept; mount --bind /dev/ttyS0 /root/kept")
     vz.ok("set", granted, "--devnodes", "ttyS0:none", "--save")
-    assert "not permitted" in vz.sh(granted, "stty -F /dev/ttyS0")
+    assert "No such file" in vz.sh(granted, "stty -F /dev/ttyS0")
+    assert "not permitted" in vz.sh(granted, "stty -F /root/kept")
