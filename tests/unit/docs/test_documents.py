@@ -79,6 +79,19 @@ def test_what_is_refused_is_in_the_changelog() -> None:
     assert "beancounter options" in refused
 
 
+def test_every_rule_of_isolation_has_its_tests() -> None:
+    rows = re.findall(r"^\| (\d+) \|.*\| ([^|]*) \|$", (TOP / "docs/security.md").read_text(), re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, 16))
+    files = {path.name: functions(path) for path in (TOP / "tests").rglob("test_*.py")}
+    for number, named in rows:
+        found = [files[name] for name in re.findall(r"`(test_\w+\.py)`", named)]
+        assert found, number
+        if int(number) < 13:
+            assert any(test.startswith(f"test_rule{int(number):02}_") for tests in found for test in tests), number
+    marked = {name for name, tests in files.items() if any(test.startswith("test_rule") for test in tests)}
+    assert marked <= {name for _, named in rows for name in re.findall(r"`(\w+\.py)`", named)}
+
+
 def test_there_is_one_version() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     assert project["version"] == VERSION
