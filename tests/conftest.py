@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ BUSYBOX = f"busybox-{MACHINE}"
 SOAK = "VZ_SOAK" in os.environ
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOENT, errno.EPERM)
 _ids = itertools.count(1001)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import _socket
 import fcntl
 import os
+import select
 
 from vz.errors import ExitCode, VzError
 from vz.kernel import inherited, namespaces, process
@@ -55,6 +56,18 @@ class Launch:
         finally:
             os.close(self._go)
             self._go = -1
+        self._check()
+
+    def check(self) -> None:
+        """See whether the CT's side has failed already: then what fails on ours is not the cause.
+
+        Raises:
+            VzError: as ``release``.
+        """
+        if select.select([self._errors], [], [], 0)[0]:
+            self._check()
+
+    def _check(self) -> None:
         words = _read_all(self._errors)
         os.close(self._errors)
         self._errors = -1

@@ -91,7 +91,11 @@ def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
-        connect(ct, born.init_pid, record, undo, probe)
+        try:
+            connect(ct, born.init_pid, record, undo, probe)
+        except (VzError, OSError):
+            born.check()  # an init that has died already has no network to be reached
+            raise
         record.save()
         say_started(ct)
         release(ct, born, record)
