@@ -5,7 +5,8 @@
 
 Counted are the calls of the command and of every process that it starts, on the node's side: what has exec'ed a
 program of a CT is let go.  The call itself is not made (a signal of ``int`` and ``term`` comes beside it).  ``main``
-kills the command, ``all`` its helpers too, ``one`` the process that makes the call, an errno lets the call fail (x86_64).
+kills the command, ``all`` its helpers too, ``one`` the helper that makes the call (the command's own are not counted
+then); an errno lets the call fail (x86_64; only calls that make something are counted).
 REPORT gets a line of JSON.  Nothing in the product knows of this.
 """
 
@@ -49,6 +50,10 @@ CALLS = {
     "execve": (59, 221, PATH_FIRST), "unshare": (272, 97, OTHER), "setns": (308, 268, OTHER),
     "sethostname": (170, 161, OTHER), "setresuid": (117, 147, OTHER), "exit_group": (231, 94, OTHER),
 }  # fmt: skip
+MAKING = (
+    *("open", "creat", "write", "pwrite", "mkdir", "rename", "link", "symlink", "mknod", "chown", "fchown", "lchown"),
+    *("mount", "move_mount", "fsmount", "bpf", "clone", "fork", "vfork", "execve", "unshare", "setns", "fsync"),
+)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 MACHINE = ("x86_64", "aarch64").index(os.uname().machine)
 NAMES = {row[MACHINE]: name for name, row in CALLS.items() if row[MACHINE] >= 0}
@@ -172,6 +177,8 @@ def main(at: int, how: str, argv: list[str]) -> dict[str, object]:
                 set_call(pid, result=-getattr(errno, how))
                 failing = 0
             call = changing(pid, pid_main)
+            if (how == "one" and pid == pid_main and at) or (how.isupper() and not call.startswith(MAKING)):
+                call = ""
             if call:
                 who = "main" if pid == pid_main else open(f"/proc/{pid}/comm").read().strip()
                 seen.append(f"{who}: {call}")
@@ -188,7 +195,7 @@ def main(at: int, how: str, argv: list[str]) -> dict[str, object]:
                         os.kill(pid, signal.SIGKILL)
                     elif how in ("int", "term"):
                         os.kill(pid_main, signal.SIGINT if how == "int" else signal.SIGTERM)
-                    elif call != "exit_group":
+                    else:
                         set_call(pid, number=-1)
                         failing = pid
         elif not event:

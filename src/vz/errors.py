@@ -194,7 +194,7 @@ class Interrupted(VzError):
     code = ExitCode.SYSTEM_ERROR
 
     def __init__(self) -> None:
-        super().__init__("Cancelling...")
+        super().__init__("Cancelled")
 
 
 def exit_code(exc: BaseException) -> int:

@@ -34,7 +34,7 @@ def main(program: str) -> None:
     """Run the command *program* (the name it was called by) on sys.argv; never returns."""
     status: int = ExitCode.SYSTEM_ERROR
     argv = sys.argv[1:]
-    keep_streams()
+    open_streams()
     try:
         status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
     except VzError as exc:
@@ -42,10 +42,17 @@ def main(program: str) -> None:
         status = exit_code(exc)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
-        hint = "" if os.geteuid() == 0 else " (this needs root)"
+        hint = "; this needs root" if os.geteuid() != 0 else ""
         complain(f"{program}: {where}{exc.strerror or exc}{hint}", program)
     except KeyboardInterrupt:
         status = 130
+    except Exception as exc:
+        code = getattr(exc, "code", None)
+        if isinstance(code, int):  # a failure of ours that a child process passed on
+            complain(exc, program)
+            status = code
+        else:  # a bug: to be seen, not hidden behind a tidy line
+            sys.excepthook(type(exc), exc, exc.__traceback__)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -54,19 +61,19 @@ def main(program: str) -> None:
     os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
 
 
-def keep_streams() -> None:
-    """Open what the caller has closed of the three streams on /dev/null: no file of ours may get such a number."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open("/dev/null", os.O_RDWR)  # the lowest number that is free: this one
+def open_streams() -> None:
+    """Give a caller's missing streams /dev/null: the next file that we open would be taken for one of them."""
+    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def complain(what: object, program: str) -> None:
     """Print the line of a failure."""
     process = sys.modules.get("vz.kernel.process")
-    text = "Cancelling..." if process is not None and (process.stop_asked or process.stopping) else str(what)
+    text = str(what)
+    if process is not None and (process.stop_asked or process.stopping) and "Cancelled" not in text:
+        text = "Cancelled"  # what failed, failed by the signal
     if not text:
         return
     report = sys.modules.get("vz.ops.report")
@@ -77,9 +84,15 @@ def complain(what: object, program: str) -> None:
 
 
 def load(module: str) -> Any:
-    """Import the module of a verb."""
+    """Import the module of a verb or program; BadSyntax (20) for a program that is still to come."""
     name = f"vz.cli.{module}"
-    __import__(name)
+    try:
+        __import__(name)
+    except ModuleNotFoundError as exc:
+        if exc.name != name:
+            raise
+        program = next(program for program, its in PROGRAMS.items() if its == module)
+        raise BadSyntax(f"{program}: not available in this version") from None
     return sys.modules[name]
 
 
@@ -119,6 +132,8 @@ def vzctl(argv: list[str]) -> int:
         raise BadSyntax(f"Bad command: {_printable(verb)}")
     if not argv:
         raise VzError("CTID is missing: vzctl COMMAND CTID|NAME [options]", ExitCode.INVALID_PARAMETER_VALUE)
+    if os.geteuid() != 0:  # others would see neither lock nor state, and take a running CT for a stopped one
+        raise VzError(f"vzctl {verb}: this needs root", ExitCode.NO_ACCES)
     status: int = load(module).run(argv, options)
     return status
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 IDS_DIR = f"{STATE}/ids"
 RANGE = 65536
+FIRST_ID = 65536  # below are the node's own users
 LAST_ID = 4294967294
 DESTROYED = "destroyed"
 
@@ -72,19 +73,26 @@ def allocate(node: NodeConfig, ctid: int, count: int = RANGE, note: Callable[[in
 
 
 def register(ctid: int, first: int, count: int) -> None:
-    """Keep the range that a conf names (an imported CT's) for *ctid*.
+    """Keep the range that a conf names for *ctid*; nothing where it is kept already.
 
     Raises:
-        VzError: another CT has it or a part of it (status 6).
+        VzError: another CT has a part of it, or the node's own users have (status 6).
     """
+    last = first + count - 1
+    if first < FIRST_ID or last > LAST_ID:
+        raise VzError(
+            f"LOCAL_UID: host ids {first}-{last} cannot be a container's, only {FIRST_ID}-{LAST_ID}: remove LOCAL_UID "
+            "and LOCAL_GID from the conf to get a free range",
+            ExitCode.RESOURCE_ERROR,
+        )
     lock = _lock()
     try:
         others = _overlapping(first, count)
         for other in others:
             if other.ctid != ctid:
                 raise VzError(
-                    f"host ids {first}-{first + count - 1} belong to container {other.ctid}: remove LOCAL_UID from "
-                    "the conf to get a free range",
+                    f"host ids {first}-{last} belong to container {other.ctid}: remove LOCAL_UID and LOCAL_UID_COUNT "
+                    "from the conf to get a free range",
                     ExitCode.RESOURCE_ERROR,
                 )
         whole = [(other.first, other.count, other.destroyed) for other in others] == [(first, count, False)]

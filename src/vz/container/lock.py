@@ -1,7 +1,8 @@
 """The lock of a CT: ``$LOCKDIR/CTID.lck``, as fourteen years of other programs know it.
 
 Its first line is the holder's pid, its second a status line.  Other programs hold it too, by writing their own
-pid; it is never waited for.  A file whose pid is dead, or now somebody else's, is stale.
+pid; it is never waited for.  A file whose pid is dead, or now somebody else's, is stale, and so is one that holds no
+pid (a power cut leaves such files) once it has had half a second to get one.
 
 Our own has a third line, which tells a pid that was given again: the boot's id and the holder's start.  And it is
 under flock(2) by its holder and by every helper that the holder has started, so that whoever clears a stale one
@@ -46,7 +47,7 @@ class CTLock:
             make_dirs(os.path.dirname(self.path), 0o700)
             self._take()
         except OSError as exc:
-            hint = "; --skiplock goes without" if exc.errno == errno.EROFS else ""
+            hint = ", use --skiplock option" if exc.errno == errno.EROFS else ""
             raise VzError(f"Unable to lock container: {exc.filename or self.path}: {exc.strerror}{hint}") from exc
         return self
 
@@ -75,7 +76,7 @@ class CTLock:
                     process.kept_fd = self._fd
                     return
                 except FileExistsError:
-                    self._look(last=attempt == 2)
+                    self._look(waited=attempt > 0)
             raise VzError(f"Unable to lock container: {self.path} is held by nobody and cannot be replaced")
         finally:
             if temporary:
@@ -92,7 +93,7 @@ class CTLock:
         temporary = f"{self.path}{os.getpid():06d}"
         return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), temporary
 
-    def _look(self, last: bool) -> None:
+    def _look(self, waited: bool) -> None:
         """Look at the lock file that is there: clear it away when it is stale, or wait a little for its contents.
 
         Raises:
@@ -108,13 +109,13 @@ class CTLock:
         try:
             lines = os.read(fd, 256).decode("utf-8", "replace").split("\n")
             word = lines[0].strip()
-            if word.isascii() and word.isdigit() and len(word) < 10:
-                pid = int(word)
+            pid = _pid(word)
+            if pid:
                 if _holds(pid, fd, lines[2].split() if len(lines) > 3 else []):
                     raise Locked(f"Container already locked\nLocked by: pid {pid}, cmdline {_cmdline(pid)}")
                 self._clear_stale(fd)
-            elif last and not os.fstat(fd).st_size:
-                self._clear_stale(fd)  # a power cut has taken its contents
+            elif waited:
+                self._clear_stale(fd)
             else:
                 time.sleep(0.5)  # being written
         except OSError:
@@ -133,6 +134,27 @@ class CTLock:
         there, ours = os.stat(self.path, follow_symlinks=False), os.fstat(fd)
         if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) and remove(self.path):
             self.stale.append(f"Removing stale lock file {self.path}")
+
+
+def is_held(lockdir: str, ctid: int) -> bool:
+    """Tell whether a live process holds the lock of CT *ctid*."""
+    try:
+        fd = os.open(f"{lockdir}/{ctid}.lck", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        lines = os.read(fd, 256).decode("utf-8", "replace").split("\n")
+        pid = _pid(lines[0].strip())
+        return bool(pid) and _holds(pid, fd, lines[2].split() if len(lines) > 3 else [])
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _pid(word: str) -> int:
+    """Return the pid in the first line of a lock file; 0 when it is none."""
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else 0
 
 
 def _flock(fd: int) -> bool:

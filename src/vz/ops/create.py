@@ -21,26 +21,49 @@ from vz.requests import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+OSNAME = "/usr/bin/vzosname"  # a program of the admin's: short name of a template to its full one
 
-def create(ct: Container, change: Change) -> None:
+
+def create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None:
     """Create CT *ct* as *change* and the sample that it names say.
+
+    *fetch* gets a template that is not there, or does nothing.
 
     Raises:
         VzError: the documented status of the step that failed, with everything undone: 82 sample, 22-24 unset
             paths, 44 private area exists, 99 ploop, 131 name, 29 and 91 template, 48 and 46 unpacking, 139 conf,
             79 the vps.create script.
     """
+    try:
+        _create(ct, change, fetch)
+    except Exception as exc:
+        check_interrupt()  # a program that the same ^C killed is no failure of its own
+        what, code = str(exc), getattr(exc, "code", None)
+        if isinstance(exc, OSError):
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = ExitCode.FS_NO_DISK_SPACE if full else ExitCode.FS_NEW_VE_PRVT
+            what = f"{exc.filename or ct.private}: {exc.strerror}"
+        if not isinstance(code, int):
+            raise
+        raise VzError(f"Creation of container private area failed: {what}", code) from exc
+    say("Container private area was created")
+
+
+def _create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None:
     conf_path = ct.conf_path
     fresh = not os.path.exists(conf_path)
     values = dict(change.values)
     if change.ip_add:
         values["ip_addr"] = change.ip_add
     sample = samples.for_create(ct.ctid, ct.node, change.config or None)
+    for text in sample.warnings:
+        warn(text)
     ct = with_values(ct, sample, values)
     check(ct, values)
-    template = ct.conf.ostemplate
+    template = find_template(ct, fetch)
     say(f"Creating container private area ({template})")
     facts: dict[str, str | int] = {
         "area": f"{ct.private.rstrip('/')}.tmp",
@@ -52,26 +75,18 @@ def create(ct: Container, change: Change) -> None:
         "id_base": 0,
     }
     try:
-        build(ct, sample, values, facts)
-    except BaseException as exc:
+        build(ct, sample, values, template, facts)
+    except BaseException:
         mend.undo_create(ct, {key: str(value) for key, value in facts.items()})
         journal.end(ct.ctid)
-        check_interrupt()
-        warn("Creation of container private area failed")
-        if isinstance(exc, OSError):
-            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-            code = ExitCode.FS_NO_DISK_SPACE if full else ExitCode.FS_NEW_VE_PRVT
-            raise VzError(f"{exc.filename or ct.private}: {exc.strerror}", code) from exc
         raise
     journal.end(ct.ctid)
     remove(journal.backup_path(ct.ctid))
-    remove_destroyed(conf_path)
-    say("Container private area was created")
+    remove_destroyed(ct.conf_path)
 
 
-def build(ct: Container, sample: Any, values: dict[str, Any], facts: dict[str, str | int]) -> None:
+def build(ct: Container, sample: Any, values: dict[str, Any], template: str, facts: dict[str, str | int]) -> None:
     """Do the steps; *facts* is what the journal says, kept up to date, for whoever has to undo them."""
-    template = ct.conf.ostemplate
     area = str(facts["area"])
     remove(journal.backup_path(ct.ctid))
     journal.begin(ct.ctid, "create", **facts)
@@ -96,7 +111,7 @@ def build(ct: Container, sample: Any, values: dict[str, Any], facts: dict[str, s
     if os.path.isdir(ct.private):
         os.rmdir(ct.private)
     os.rename(area, ct.private)
-    say("Performing postcreate actions", 1)
+    say("Performing postcreate actions")
     prepare(ct, template)
     check_interrupt()
     save(ct, sample, values, template, base)
@@ -126,7 +141,8 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     need_paths(ct)
     if os.path.isdir(ct.private) and os.listdir(ct.private):
         raise VzError(f"Private area already exists in {ct.private}", ExitCode.FS_PRVT_AREA_EXIST)
-    layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    kind = layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    layout.check_closed(kind, ct.private, ExitCode.FS_NEW_VE_PRVT)
     if ct.conf.name:
         names.check_free(ct.ctid, ct.conf.name)
     if not ct.conf.ostemplate:
@@ -135,9 +151,42 @@ def check(ct: Container, values: dict[str, Any]) -> None:
         raise VzError(
             "No OS template: use --ostemplate, or set DEF_OSTEMPLATE in /etc/vz/vz.conf", ExitCode.VE_OSTEMPLATE_NOTSET
         )
+
+
+def find_template(ct: Container, fetch: Callable[[str], None]) -> str:
+    """Return the full name of the CT's template, which is in the cache, after *fetch* perhaps.
+
+    Raises:
+        VzError: it is not there and cannot be had (91); the private area is a mount point (48).
+    """
+    name = full_name(ct.conf.ostemplate)
+    ct.conf.ostemplate = name
+    if templates.find_tarball(ct.node, name) is None:
+        fetch(name)
+    templates.lookup(ct.node, name)
     if os.path.lexists(ct.private) and is_mount_point(ct.private):
-        raise VzError(f"Private area {ct.private} is a mount point", ExitCode.FS_NEW_VE_PRVT)
-    templates.lookup(node, ct.conf.ostemplate)
+        raise VzError(
+            f"Private area {ct.private} is a mount point: use --private {ct.private}/private", ExitCode.FS_NEW_VE_PRVT
+        )
+    return name
+
+
+def full_name(name: str) -> str:
+    """Return what OSNAME makes of template *name*: its last line of output; *name* where there is no such program."""
+    if not os.access(OSNAME, os.X_OK):
+        return name
+    from vz.config.units import parse_word
+    from vz.kernel.process import spawn
+
+    result = spawn([OSNAME, name])
+    lines = result.stdout.decode("utf-8", "surrogateescape").splitlines()
+    try:
+        if result.status:
+            raise ValueError(f"status {result.status}")
+        return parse_word(lines[-1].strip() if lines else "")
+    except ValueError as exc:
+        warn(f"WARNING: {OSNAME} has no full name for {printable(name)} ({printable(str(exc))})")
+        return name
 
 
 def new_area(area: str) -> int:

@@ -36,7 +36,12 @@ def destroy(ct: Container) -> None:
     }
     journal.note(ct.ctid, "destroy", **facts)
     say(f"Destroying container private area: {printable(ct.private)}")
-    finish(ct, facts)
+    try:
+        finish(ct, facts)
+    except VzError:
+        if os.path.lexists(ct.private):  # nothing has changed: it is no half-destroyed CT for the next one to finish
+            journal.end(ct.ctid)
+        raise
     journal.end(ct.ctid)
     say("Container private area was destroyed")
 

@@ -47,9 +47,10 @@ def umount(ct: Container) -> None:
             umount_with_scripts(ct)
         finally:
             journal.end(ct.ctid)
-    elif ct.mended != "unmounted":
+    elif ct.mended == "unmounted":  # by what a killed command had left to do
+        say("Container is unmounted")
+    else:
         raise VzError("CT is not mounted", ExitCode.FS_NOT_MOUNTED)
-    say("Container is unmounted")
 
 
 def borrow_root(ct: Container, action: Callable[[], None]) -> None:
@@ -65,7 +66,7 @@ def borrow_root(ct: Container, action: Callable[[], None]) -> None:
         try:
             action()
         finally:
-            umount_with_scripts(ct)
+            umount_with_scripts(ct, quiet=True)
     finally:
         journal.end(ct.ctid)
 
@@ -81,13 +82,24 @@ def mount_with_scripts(ct: Container) -> None:
         scripts.run_host(ct, "mount")
 
 
-def umount_with_scripts(ct: Container) -> None:
-    """Run the umount scripts, detach the root, run the postumount scripts, these also when the umount failed."""
+def umount_with_scripts(ct: Container, *, quiet: bool = False) -> None:
+    """Run the umount scripts, detach the root, run the postumount scripts, these also when the umount failed.
+
+    Raises:
+        VzError: a script failed (79), the root is busy (51); of two failures the umount's is the one that counts.
+    """
     scripts.run_host(ct, "umount")
     try:
         layout.umount_root(ct)
-    finally:
-        scripts.run_host(ct, "postumount")
+    except VzError:
+        try:
+            scripts.run_host(ct, "postumount")
+        except VzError as also:
+            warn(str(also))
+        raise
+    if not quiet:
+        say("Container is unmounted")
+    scripts.run_host(ct, "postumount")
 
 
 def ensure_ids(ct: Container) -> None:
@@ -96,8 +108,7 @@ def ensure_ids(ct: Container) -> None:
 
     base, count = ct.idmap
     if base:
-        if ids.owner_of(base) != ct.ctid:
-            ids.register(ct.ctid, base, count)
+        ids.register(ct.ctid, base, count)  # looks at all of it: the conf may have been edited
         return
     try:
         base = ids.allocate(ct.node, ct.ctid, count, lambda first: journal.begin(ct.ctid, "ids", id_base=first))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vz.container.ct import Container, load
 from vz.ops import journal
 from vz.ops.report import say
-from vz.ops.start import start
+from vz.ops.start import check_enabled, start
 from vz.ops.stop import stop
 
 
@@ -23,6 +23,7 @@ def restart(
     if not quiet:
         say("Restarting container")
     if ct.is_running():
+        check_enabled(ct, force=force)  # rather than stop what may not be started again
         stop(ct, fast=fast, skip_umount=skip_umount, operation="restart")
     try:
         start(load(ct.ctid, ct.node), wait=wait, force=force, skip_remount=skip_remount)

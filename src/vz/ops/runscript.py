@@ -61,7 +61,7 @@ def runscript(ct: Container, path: str) -> int:
         status = _run(ct, text)
     clear(ct)
     if not was_mounted:
-        mount.umount_with_scripts(ct)
+        mount.umount_with_scripts(ct, quiet=True)
     forget_run(ct)
     return status
 

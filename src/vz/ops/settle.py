@@ -13,7 +13,7 @@ from vz.container import record as records
 from vz.container.ct import Container
 from vz.kernel.files import remove
 from vz.ops import journal
-from vz.ops.report import say
+from vz.ops.report import say, warn
 from vz.resources import cgroups
 
 
@@ -78,10 +78,11 @@ def clear(ct: Container) -> None:
 
     record = ct.record()
     cgroups.kill_all(ct)
-    if record is not None and record.netifs:
+    if record is not None and (record.netifs or record.netdevs):
         from vz import net
 
-        net.detach(ct, record)
+        for text in net.detach(ct, record):
+            warn(text)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}"):

@@ -11,7 +11,7 @@ import os
 from vz.container import ids
 from vz.kernel.files import make_dirs
 from vz.kernel.mountinfo import is_mount_point
-from vz.kernel.process import which
+from vz.kernel.process import close_from, which
 
 PREFIX = "vzctl-rm-me."
 
@@ -43,6 +43,7 @@ def discard(path: str, ids_of: tuple[int, int] | None = None) -> None:
     folder = holder(path)
     make_dirs(folder, 0o700)
     about = f"{ids_of[0]}.{ids_of[1]}." if ids_of is not None else ""
+    os.chmod(folder, 0o700)  # set-uid files come there
     os.rename(path, f"{folder}/{PREFIX}{about}{os.urandom(6).hex()}")
     sweep(folder)
 
@@ -71,7 +72,7 @@ def sweep(folder: str) -> None:
         null = os.open("/dev/null", os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)
-        os.closerange(3, 1 << 16)
+        close_from(3)
         _delete_all(folder)
     finally:
         os._exit(0)

@@ -10,6 +10,7 @@ import _signal
 
 from vz.errors import Interrupted
 from vz.kernel import process
+from vz.ops.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def catch_signals() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    if not interrupted():
+        warn("Cancelling...")
     process.note_stop()
 
 
