@@ -4,6 +4,9 @@ One small file per 65,536 host ids has a line ``FIRST COUNT CTID`` for each rang
 whether a range is free is seen from as many files as it is long, however many CTs there are and wherever vz.conf's
 pool begins by now.  A range goes when the CT's last file has gone: until then its line ends in ``destroyed``.
 A counter makes taking one cheap.
+
+Before, there was one file per 65,536 ids of a CT, named by the first of them and with the CTID in it: the first
+command that takes the table's lock turns those into lines.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ RANGE = 65536
 FIRST_ID = 65536  # below are the node's own users
 LAST_ID = 4294967294
 DESTROYED = "destroyed"
+COUNTER_SIZE = 32  # bytes at the start of the lock file: the next slot
+MARK = b"2"  # follows it where the table has lines
 
 
 class Kept:
@@ -55,7 +60,7 @@ def allocate(node: NodeConfig, ctid: int, count: int = RANGE, note: Callable[[in
     total = min(node.local_uid_pool, LAST_ID - base) // RANGE
     lock = _lock()
     try:
-        word = os.pread(lock, 32, 0).strip()
+        word = os.pread(lock, COUNTER_SIZE, 0).strip()
         start = int(word) if word.isdigit() else 0
         for step in range(total):
             slot = (start + step) % total
@@ -144,7 +149,28 @@ def _lock() -> int:
         make_dirs(IDS_DIR, 0o700)
     lock = os.open(f"{IDS_DIR}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.pread(lock, 1, COUNTER_SIZE) != MARK:
+        _convert()
+        os.pwrite(lock, MARK, COUNTER_SIZE)
     return lock
+
+
+def _convert() -> None:
+    """Turn the files of the table as it was before into lines; stretches of a CT that touch were one range."""
+    old = sorted(int(name) for name in os.listdir(IDS_DIR) if name.isascii() and name.isdigit() and int(name) >= RANGE)
+    ranges: list[Kept] = []
+    for first in old:
+        word = read_text(f"{IDS_DIR}/{first}").strip()
+        if not (word.isascii() and word.isdigit()):
+            continue
+        if ranges and ranges[-1].ctid == int(word) and ranges[-1].first + ranges[-1].count == first:
+            ranges[-1].count += RANGE
+        else:
+            ranges.append(Kept(first, RANGE, int(word), False))
+    for kept in ranges:
+        _keep(kept)
+    for first in old:
+        remove(f"{IDS_DIR}/{first}")
 
 
 def _slots(first: int, count: int) -> range:

@@ -70,7 +70,7 @@ def finish(ct: Container, facts: dict[str, str]) -> None:
             discard(private, (base, ctid))
         else:  # none, or a link: nothing of ours is left that has the ids
             remove(private)
-            if base and ids.owner_of(base) == ctid:
+            if base:
                 ids.release(base, ctid)
     except OSError as exc:
         raise VzError(f"Unable to remove {private}: {exc.strerror}", ExitCode.FS_DEL_PRVT) from exc

@@ -73,3 +73,20 @@ def test_release_leaves_what_another_life_of_the_ct_has(node: NodeConfig) -> Non
     ids.register(101, 100000, RANGE)
     ids.release(100000, 101)
     assert ids.owner_of(100000 + RANGE) == 101 and ids.owner_of(100000) is None
+
+
+def test_a_table_of_before_is_read(node: NodeConfig) -> None:
+    """One file per 65,536 ids, named by the first: nobody else gets them, and their CT may destroy or keep them."""
+    folder = Path(ids.IDS_DIR)
+    folder.mkdir(parents=True)
+    for first, ctid in ((100000, 101), (165536, 102), (231072, 102)):
+        (folder / str(first)).write_text(f"{ctid}\n")
+    (folder / ".lock").write_text(f"{0:<31}\n")
+    assert ids.allocate(node, 103) == 296608
+    assert [ids.owner_of(first) for first in (100000, 165536, 231072)] == [101, 102, None]
+    with pytest.raises(VzError, match="belong to container 102"):
+        ids.register(104, 231072, RANGE)
+    ids.register(102, 165536, 2 * RANGE)
+    ids.release(165536, 102)
+    assert ids.allocate(node, 105, 2 * RANGE) != 100000
+    assert sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())[-1] < RANGE
