@@ -12,6 +12,7 @@ from vz.errors import BadValue, ExitCode, NoContainerConfig, VzError
 
 DEFAULT_ID_COUNT = 65536
 MAX_CTID = 2147483644
+NO_ADDRESS = ("0.0.0.0", "::")  # words of old configurations
 
 
 class Container:
@@ -70,6 +71,11 @@ class Container:
 
     def is_suspended(self) -> bool:
         return os.path.exists(self.dump_path)
+
+    def addresses(self) -> list[str]:
+        """Return the CT's addresses without masks; IPv6 ones only where the node has it on."""
+        plain = [address.partition("/")[0] for address in self.conf.ip_addr or []]
+        return [a for a in dict.fromkeys(plain) if a not in NO_ADDRESS and (self.node.ipv6 or ":" not in a)]
 
     def exists(self) -> bool:
         return os.path.isdir(self.private) and os.path.exists(self.conf_path)

@@ -2,25 +2,22 @@
 
 Private area: ``up/`` (the CT's writes), ``wk/`` (overlayfs' work), ``lower`` (which template, by digest).  The
 *layers* are idmapped, never the overlay; the mounter must have an id that their map knows, else the kernel
-mounts it read-only without a word (so we become the CT's root for that one call, and look afterwards).
+mounts it read-only without a word (so we take the file-system ids of the CT's root for it, and look afterwards).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
+import time
 
-from vz.config.paths import RUN
 from vz.container.ct import Container
 from vz.disk import templates
 from vz.errors import ExitCode, VzError
-from vz.kernel import mounts
-from vz.kernel.files import make_dirs, read_text, write_atomically
-from vz.kernel.libc import libc
-from vz.kernel.namespaces import become, open_userns, run_in_child
+from vz.kernel.files import read_text, write_atomically
 
 NAME = "overlay"
+SYNC_PATIENCE_S = 60.0
 # index: hard links survive a copy-up; nfs_export: file handles, without which CRIU cannot dump an inotify watch
 OPTIONS = [("index", "on"), ("nfs_export", "on")]
 
@@ -65,54 +62,41 @@ def mount(ct: Container) -> None:
         VzError: the template is gone (91), or the kernel mounted it read-only or without file handles (50).
         OSError: as fsconfig(2), mount_setattr(2) and move_mount(2).
     """
-    lower = templates.tree_of_digest(ct.node, lower_digest(ct.private))
-    scratch = _scratch(ct)
-    for path in (f"{RUN}/{ct.ctid}", *scratch):
-        make_dirs(path, 0o700)
+    from vz.kernel import mounts
+    from vz.kernel.namespaces import FileSystemIds, userns
+
     base, count = ct.idmap
-    userns_fd = open_userns(base, count)
-
-    def build() -> None:
-        for source, target in zip((lower, ct.private), scratch):
-            tree_fd = mounts.open_tree(source)
-            mounts.idmap(tree_fd, userns_fd)
-            mounts.move_mount(tree_fd, target)
-            os.close(tree_fd)
-        become(base)
-        layers = [
-            ("source", "vz"),
-            ("lowerdir", scratch[0]),
-            ("upperdir", f"{scratch[1]}/up"),
-            ("workdir", f"{scratch[1]}/wk"),
-        ]
-        tree_fd = mounts.fs_mount("overlay", layers + OPTIONS)
-        mounts.mount_setattr(tree_fd, propagation=mounts.MS_PRIVATE)
-        _check(tree_fd)
-        mounts.move_mount(tree_fd, ct.root)
-
+    layers = []
     try:
-        run_in_child(build)  # with other ids; overlayfs keeps its own clones of the layers
+        for source in (templates.tree_of_digest(ct.node, lower_digest(ct.private)), ct.private):
+            layers.append(mounts.open_tree(source))
+            mounts.idmap(layers[-1], userns(base, count))
+        # The layers are never attached, since taking them off again would wait for an RCU period; by path and not by
+        # FSCONFIG_SET_FD, which came with Linux 6.13
+        lower, area = (f"/proc/self/fd/{fd}" for fd in layers)
+        options = [("source", "vz"), ("lowerdir", lower), ("upperdir", f"{area}/up"), ("workdir", f"{area}/wk")]
+        with FileSystemIds(base):
+            layers.append(_mount_when_free(options + OPTIONS))
+        mounts.mount_setattr(layers[-1], propagation=mounts.MS_PRIVATE)
+        _check(layers[-1])
+        mounts.move_mount(layers[-1], ct.root)
     finally:
-        os.close(userns_fd)
-        umount_scratch(ct)
+        for fd in layers:
+            os.close(fd)
 
 
-def umount_scratch(ct: Container) -> None:
-    """Detach the two mounts through which the layers were handed to overlayfs, where a killed start left them."""
-    for path in _scratch(ct):
-        while True:
-            try:
-                mounts.umount(path, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
-            except OSError:  # EINVAL: not mounted; ENOENT: never made
-                break
+def _mount_when_free(options: list[tuple[str, str]]) -> int:
+    """Make the overlay; its last mount may still be syncing in the background, and until then the upper is taken."""
+    from vz.kernel import mounts
+
+    deadline = time.monotonic() + SYNC_PATIENCE_S
+    while True:
         try:
-            os.rmdir(path)
-        except OSError:
-            pass
-    try:
-        os.rmdir(f"{RUN}/{ct.ctid}")  # unless a record is in it
-    except OSError:
-        pass
+            return mounts.fs_mount("overlay", options)
+        except OSError as exc:
+            if exc.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def tree_path(ct: Container) -> str | None:
@@ -120,11 +104,11 @@ def tree_path(ct: Container) -> str | None:
     return None
 
 
-def _scratch(ct: Container) -> tuple[str, str]:
-    return (f"{RUN}/{ct.ctid}/lower", f"{RUN}/{ct.ctid}/upper")
-
-
 def _check(tree_fd: int) -> None:
+    import ctypes
+
+    from vz.kernel.libc import libc
+
     # statvfs says read-only; a file handle can be had only with nfs_export, which implies index
     if os.fstatvfs(tree_fd).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, "overlayfs came up read-only: its work directory cannot be used")

@@ -7,8 +7,6 @@ import os
 from vz.container.ct import Container
 from vz.disk import templates
 from vz.errors import ExitCode, VzError
-from vz.kernel import mounts
-from vz.kernel.namespaces import open_userns
 from vz.kernel.process import spawn
 
 NAME = "simfs"
@@ -30,16 +28,15 @@ def create(ct: Container, area: str, template: str) -> None:
 
 def mount(ct: Container) -> None:
     """Attach the private area at VE_ROOT with the CT's ids; OSError as mount_setattr(2) and move_mount(2)."""
-    userns_fd = open_userns(*ct.idmap)
+    from vz.kernel import mounts
+    from vz.kernel.namespaces import userns
+
+    tree_fd = mounts.open_tree(ct.private)
     try:
-        tree_fd = mounts.open_tree(ct.private)
-        try:
-            mounts.idmap(tree_fd, userns_fd)
-            mounts.move_mount(tree_fd, ct.root)
-        finally:
-            os.close(tree_fd)
+        mounts.idmap(tree_fd, userns(*ct.idmap))
+        mounts.move_mount(tree_fd, ct.root)
     finally:
-        os.close(userns_fd)
+        os.close(tree_fd)
 
 
 def tree_path(ct: Container) -> str | None:

@@ -71,6 +71,22 @@ def umount(target: str, flags: int = 0) -> None:
     check(int(libc.umount2(_path(target), ctypes.c_int(flags))), "umount", target)
 
 
+def umount_and_sync_later(target: str, flags: int = 0) -> None:
+    """umount() that does not wait for the file system's last sync, which a background child of this process does.
+
+    Ending an overlay writes out all that is dirty on the file system below, whoever's it is.  Fails as umount() does,
+    EBUSY included.
+    """
+    hold = open_tree(target)  # a mount of its own: *target* can be busy or not, the file system lives on
+    try:
+        umount(target, flags)
+        if os.fork() == 0:
+            os.closerange(0, hold)
+            os._exit(0)  # closes the last hold
+    finally:
+        os.close(hold)
+
+
 def open_tree(path: str, flags: int = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, dir_fd: int = AT_FDCWD) -> int:
     """Return a descriptor of a detached copy of the mount tree at *path*; see open_tree(2)."""
     return check(syscall(NR_open_tree, dir_fd, os.fsencode(path), flags), "open_tree", path)
@@ -128,45 +144,6 @@ def fs_mount(fstype: str, options: list[tuple[str, str]], attributes: int = 0) -
         return check(syscall(NR_fsmount, fs_fd, FSMOUNT_CLOEXEC, attributes), "fsmount", fstype)
     finally:
         os.close(fs_fd)
-
-
-def is_mount_point(path: str) -> bool:
-    """Tell whether *path* is the root of a mount, a bind of the same file system included; see statx(2) and stat(2)."""
-    try:
-        here = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        up = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=here) if os.path.isdir(path) else -1
-        try:
-            return up >= 0 and mount_id(here) != mount_id(up)
-        finally:
-            if up >= 0:
-                os.close(up)
-    finally:
-        os.close(here)
-
-
-def mount_id(fd: int) -> int:
-    """Return the mount that *fd* lies in, as the first field of /proc/self/mountinfo; see proc(5), fdinfo."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        for line in info:
-            if line.startswith(b"mnt_id:"):
-                return int(line[7:])
-    raise OSError(22, f"no mnt_id for descriptor {fd}")
-
-
-def mount_options(path: str) -> tuple[str, str, str] | None:
-    """Return (fstype, mount options, super options) of the topmost mount at *path*, or None; see proc(5), mountinfo."""
-    found = None
-    wanted = path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            fields = line.split(" ")
-            if fields[4] == wanted:
-                dash = fields.index("-", 6)
-                found = (fields[dash + 1], fields[5], fields[dash + 3].rstrip("\n"))
-    return found
 
 
 def _path(text: str | None) -> bytes | None:

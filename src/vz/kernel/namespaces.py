@@ -9,8 +9,10 @@ from __future__ import annotations
 import _signal
 import ctypes
 import os
+import select
 
-from .libc import check, libc, prctl
+from . import capabilities, inherited
+from .libc import check, libc, new_session_keyring, prctl
 from .process import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP
 
 TYPE_CHECKING = False
@@ -45,7 +47,7 @@ def sethostname(name: bytes) -> None:
     check(int(libc.sethostname(name, ctypes.c_size_t(len(name)))), "sethostname")
 
 
-def write_id_maps(pid: int, base: int, count: int) -> None:
+def _write_id_maps(pid: int, base: int, count: int) -> None:
     """Map ids 0..*count*-1 of the user namespace of *pid* to *base*...; see user_namespaces(7)."""
     for name in ("uid_map", "gid_map"):
         fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
@@ -55,17 +57,35 @@ def write_id_maps(pid: int, base: int, count: int) -> None:
             os.close(fd)
 
 
-def open_userns(base: int, count: int) -> int:
-    """Return a descriptor of a new user namespace that maps 0..*count*-1 to *base*...
+_userns: dict[tuple[int, int], int] = {}
 
-    No process stays in it; the descriptor keeps it.  It serves mount_setattr(2), which copies the map.
+
+def userns(base: int, count: int) -> int:
+    """Return a descriptor of a user namespace that maps 0..*count*-1 to *base*...; it stays open: do not close it.
+
+    Made once per command: the root is idmapped by it (mount_setattr(2) copies the map) and init is born in it.
     """
+    found = _userns.get((base, count))
+    if found is None:
+        found = _userns[base, count] = _open_userns(base, count)
+    return found
+
+
+def _open_userns(base: int, count: int) -> int:
     ready_read, ready_write = os.pipe()
     hold_read, hold_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(hold_write)
+            # What the CT takes of inotify instances, queued signals, message queues, namespaces and the like is also
+            # counted for the user who made its namespace: it shall not be root.  But where root itself has no
+            # CAP_SYS_RESOURCE (a nested host) it has to own the namespace, or criu may not read the tasks' limits.
+            inherited.lower_counted_limits()
+            if capabilities.is_in_bounding_set(capabilities.number("sys_resource")):
+                prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+                os.setresgid(base, base, base)
+                os.setresuid(base, base, base)
             unshare(CLONE_NEWUSER)
             os.write(ready_write, b"1")
             os.read(hold_read, 1)  # until the parent has the descriptor, or is dead
@@ -76,7 +96,7 @@ def open_userns(base: int, count: int) -> int:
     try:
         if os.read(ready_read, 1) != b"1":
             raise OSError(1, "unshare: a user namespace cannot be made", "user.max_user_namespaces")
-        write_id_maps(pid, base, count)
+        _write_id_maps(pid, base, count)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready_read)
@@ -84,24 +104,47 @@ def open_userns(base: int, count: int) -> int:
         os.waitpid(pid, 0)
 
 
-def become(base: int) -> None:
-    """Take on user and group id *base* and keep every capability over the host's user namespace.
+class FileSystemIds:
+    """``with FileSystemIds(base):`` files are made as user and group *base*, with every capability kept.
 
     Files can then be made below a mount that maps *base*, where the host's root has no id (EOVERFLOW).
-    Only in a forked child; see capabilities(7), SECBIT_NO_SETUID_FIXUP.
+    See setfsuid(2); capabilities(7), SECBIT_NO_SETUID_FIXUP.
     """
-    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
-    os.setgroups([])
-    os.setresgid(base, base, base)
-    os.setresuid(base, base, base)
+
+    __slots__ = ("base",)
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+
+    def __enter__(self) -> None:
+        prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+        self._set(self.base)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(0)
+        prctl(PR_SET_SECUREBITS, 0)
+
+    def _set(self, number: int) -> None:
+        for call in (libc.setfsgid, libc.setfsuid):
+            call(ctypes.c_uint(number))
+            if call(ctypes.c_uint(0xFFFFFFFF)) != number:  # no error of its own: asked with an id that cannot be
+                raise OSError(1, "setfsuid: not permitted")
 
 
-def run_in_child(function: Callable[[], bytes | None]) -> bytes:
+def leave_keyring() -> None:
+    """Leave the caller's session keyring for an empty one."""
+    try:
+        new_session_keyring()
+    except OSError:
+        pass  # EDQUOT or no keyrings: then there is none to inherit either
+
+
+def run_in_child(function: Callable[[], bytes | None], timeout_s: float | None = None) -> bytes:
     """Run *function* in a forked child and return the bytes that it returned.
 
     The child may change its ids and namespaces; an OSError there is raised again here with the same errno,
     anything else as OSError(EPROTO) with its text.  A VzError (an exception with ``code``) keeps its class's
-    text and comes back as ChildFailed.
+    text and comes back as ChildFailed.  After *timeout_s* it is killed: TimeoutError (ETIMEDOUT).
     """
     read_fd, write_fd = os.pipe()
     pid = os.fork()
@@ -124,8 +167,16 @@ def run_in_child(function: Callable[[], bytes | None]) -> bytes:
             os._exit(0)
     os.close(write_fd)
     chunks = []
+    poll = select.poll()
+    poll.register(read_fd, select.POLLIN)
     try:
-        while chunk := os.read(read_fd, 65536):
+        while True:
+            if timeout_s is not None and not poll.poll(timeout_s * 1000):
+                os.kill(pid, _signal.SIGKILL)
+                raise TimeoutError(110, f"no answer within {timeout_s:.0f} s")
+            chunk = os.read(read_fd, 65536)
+            if not chunk:
+                break
             chunks.append(chunk)
     finally:
         os.close(read_fd)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 
-from vz import net
 from vz.config.paths import RUN, STATE
 from vz.container.ct import Container
-from vz.disk import layout, overlay
 from vz.ops import journal
-from vz.ops.report import say
-from vz.resources import cgroups, devices
+from vz.ops.report import say, warn
+from vz.resources import cgroups
 
 
 def settle(ct: Container, *, quiet: bool = False) -> None:
@@ -30,18 +28,24 @@ def settle(ct: Container, *, quiet: bool = False) -> None:
         say(f"Container {what}: clearing what is left of it")
     clear(ct)
     if record is not None and ct.is_mounted():  # without a record it is somebody's plain mount
+        from vz.disk import layout
+
         layout.umount_root(ct)
 
 
 def clear(ct: Container) -> None:
     """Take away everything of a CT whose init is dead, but its root mount; each step can be repeated."""
+    from vz.resources import devices
+
     record = ct.record()
     cgroups.kill_all(ct)
-    if record is not None:
-        net.detach(ct, record)
+    if record is not None and (record.netifs or record.netdevs):
+        from vz import net
+
+        for text in net.detach(ct, record):
+            warn(text)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
-    overlay.umount_scratch(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}", f"{RUN}/{ct.ctid}/record"):
         try:
             os.unlink(path)
