@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name, reason in CANNOT[kind].items():
             if item.name == name or item.name.partition("[")[0] == name or item.path.name == name:
-                item.add_marker(pytest.mark.skip(reason=f"in the VM: {reason}"))
+                item.add_marker(pytest.mark.skip(reason=f"in the VM: {name}: {reason}"))
 
 
 def needs(feature: str, probe: Callable[[], object]) -> None:

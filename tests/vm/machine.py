@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,36 +34,52 @@ class Unavailable(Exception):
 class Machine:
     """``with Machine("uml", "make me happy") as vm: for line in vm.lines(): ...``; then ``vm.status``."""
 
-    def __init__(self, kind: str, command: str) -> None:
+    def __init__(self, kind: str, command: str, processor: int | None = None, share: str = "") -> None:
+        """*processor*: the only one to run on.  *share*: a directory of this host for several VMs, by default its own."""
         self.kind = kind
         self.command = command
+        self.processor = processor
+        self.share = share
         self.status: int | None = None  # of the command
         self.trouble = ""  # what the VM said of itself
         self.process: subprocess.Popen[bytes] | None = None
         self.scratch = ""
         self.lock = -1
+        self.argv: list[str] = []
 
     def __enter__(self) -> Machine:
+        self.prepare()
+        self.start()
+        return self
+
+    def prepare(self) -> None:
+        """Make the disk and all else that the VM needs."""
         clear_stale()
         self.scratch = tempfile.mkdtemp(prefix=PREFIX, dir=SCRATCH)
         try:
             # whoever can take this lock may clear the directory away
             self.lock = os.open(f"{self.scratch}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self.lock, fcntl.LOCK_EX)
-            argv = uml(self.scratch) if self.kind == "uml" else debian(self.scratch)
+            if not self.share:
+                self.share = f"{self.scratch}/share"
+                os.mkdir(self.share)
+            self.argv = uml(self.scratch) if self.kind == "uml" else debian(self.scratch)
             self._make_disk(f"{self.scratch}/disk")
-            environment = {"PATH": os.environ.get("PATH", ""), "HOME": "/root", "TMPDIR": memory_directory(self)}
-            # A pid namespace: when the VM's first process dies, so do all.  Those of user-mode Linux would otherwise
-            # go on without their tracer, that is as processes of this host.
-            argv = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--", *argv]
-            self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-                preexec_fn=die_with_parent, start_new_session=True,
-            )  # fmt: skip
         except BaseException:
             self.__exit__()
             raise
-        return self
+
+    def start(self) -> None:
+        environment = {"PATH": os.environ.get("PATH", ""), "HOME": "/root", "TMPDIR": memory_directory(self)}
+        # A pid namespace: when the VM's first process dies, so do all.  Those of user-mode Linux would otherwise
+        # go on without their tracer, that is as processes of this host.
+        argv = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--", *self.argv]
+        if self.processor is not None:
+            argv = ["taskset", "--cpu-list", str(self.processor), *argv]
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+            preexec_fn=die_with_parent, start_new_session=True,
+        )  # fmt: skip
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None:
@@ -105,13 +120,30 @@ class Machine:
             "VZ_TEST_SCRATCH": "/run/vm",
             "VZ_TEST_TEMPLATES": "/run/vm/templates",
             "TMPDIR": "/run/vm/tmp",
+            "VM_SHARE": quote(self.share),
         }
         Path(content, "environment").write_text("".join(f"export {name}={value}\n" for name, value in settings.items()))
         if self.kind == "debian":
             add_tree(content)
         with open(disk, "wb") as file:
             file.truncate(DISK_MB << 20)
-        run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "quota,project", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", content, disk])
+        run(
+            [
+                "mke2fs",
+                "-q",
+                "-t",
+                "ext4",
+                "-m",
+                "0",
+                "-O",
+                "quota,project",
+                "-E",
+                "lazy_itable_init=1,lazy_journal_init=1",
+                "-d",
+                content,
+                disk,
+            ]
+        )
         shutil.rmtree(content)
 
 
@@ -123,7 +155,17 @@ def uml(scratch: str) -> list[str]:
     shutil.copy(HERE / "boot-uml", f"{scratch}/boot")  # a path without blanks
     os.chmod(f"{scratch}/boot", 0o755)
     argv = [linux, f"ubd0={scratch}/disk", f"mem={MEMORY_MB['uml']}M", "root=/dev/root", "rootfstype=hostfs"]
-    return [*argv, "rootflags=/", "ro", f"init={scratch}/boot", "con=null", "con0=fd:0,fd:1", "quiet", "loglevel=1", "panic=-1"]
+    return [
+        *argv,
+        "rootflags=/",
+        "ro",
+        f"init={scratch}/boot",
+        "con=null",
+        "con0=fd:0,fd:1",
+        "quiet",
+        "loglevel=1",
+        "panic=-1",
+    ]
 
 
 def debian(scratch: str) -> list[str]:
@@ -138,13 +180,26 @@ def debian(scratch: str) -> list[str]:
     os.chmod(f"{entries}/init", 0o755)
     with open(f"{scratch}/initrd", "wb") as file:
         names = "\n".join(os.path.relpath(path, entries) for path in sorted(Path(entries).rglob("*")))
-        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=entries, input=names.encode(), stdout=file, check=True)
+        subprocess.run(
+            ["cpio", "--quiet", "-o", "-H", "newc"], cwd=entries, input=names.encode(), stdout=file, check=True
+        )
     libraries = made / "qemu/usr/lib" / f"{os.uname().machine}-linux-gnu"
     argv = [str(made / "qemu/usr/lib64/ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
     argv += [str(made / "qemu/usr/bin/qemu-system-x86_64"), "-nodefaults", "-display", "none", "-no-reboot"]
     argv += ["-L", str(made / "qemu/usr/share/seabios"), "-L", str(made / "qemu/usr/share/qemu")]
     # no hardware virtualization: it is not to be had on many machines, and one way is tested better than two
-    argv += ["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", str(MEMORY_MB["debian"])]
+    argv += [
+        "-machine",
+        "pc",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "Nehalem",
+        "-smp",
+        "2",
+        "-m",
+        str(MEMORY_MB["debian"]),
+    ]
     argv += ["-serial", "stdio", "-monitor", "none", "-device", "virtio-rng-pci"]
     for file, options in ((made / "node.img", "snapshot=on"), (f"{scratch}/disk", "cache=unsafe")):
         argv += ["-drive", f"file={str(file).replace(',', ',,')},format=raw,if=virtio,{options}"]
@@ -155,7 +210,9 @@ def debian(scratch: str) -> list[str]:
 def add_tree(content: str) -> None:
     """Put the working tree and its criu on the disk, and a script that brings them to the paths that they have here."""
     for name in ("bin", "etc", "src", "tests", "tools"):
-        shutil.copytree(TREE / name, f"{content}/tree/{name}", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            TREE / name, f"{content}/tree/{name}", symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(TREE / "pyproject.toml", f"{content}/tree/pyproject.toml")
     lines = [f"mkdir -p {quote(TREE)}", f"mount --bind /run/vm/tree {quote(TREE)}"]
     link = TREE / ".prefix/criu"
@@ -189,7 +246,7 @@ def place(source: Path, target: str) -> None:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copy(source, target)
-    
+
 
 def run(argv: list[str]) -> None:
     done = subprocess.run(argv, capture_output=True, text=True)
@@ -221,5 +278,22 @@ def clear_stale() -> None:
 def pytest_command(kind: str, arguments: list[str]) -> str:
     """Return the shell line that runs pytest in the VM and reports by the lines of vm_results.py."""
     python = str(TREE / ".venv/bin/python") if kind == "uml" else "/usr/bin/python3"
-    words = ["env", f"PYTHONPATH={HERE}", python, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--color=no", "-rs", "-o", "console_output_style=classic", "-p", "vm_results", *arguments]
+    words = [
+        "env",
+        f"PYTHONPATH={HERE}",
+        python,
+        "-B",
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "--color=no",
+        "-rs",
+        "-o",
+        "console_output_style=classic",
+        "-p",
+        "vm_results",
+        *arguments,
+    ]
     return " ".join(map(quote, words))

@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ids = [line for line in done.stdout.splitlines() if "::" in line]
     if done.returncode or not ids:
         raise RuntimeError(f"what would run in the VM cannot be collected:\n{done.stdout}{done.stderr}")
-    metafunc.parametrize("inside", ids, ids=ids)
+    metafunc.parametrize("test_id", ids, ids=ids)
     metafunc.config.pluginmanager.register(Session(), "vm")
 
 
@@ -37,9 +37,10 @@ def vm(request: pytest.FixtureRequest) -> Session:
 
 
 @pytest.mark.timeout(0)  # the VM has a timeout for each test, and Session one for all
-def test_in_the_vm(vm: Session, inside: str) -> None:
-    outcome, text = vm.result(inside)
+def test_in_the_vm(vm: Session, test_id: str) -> None:
+    outcome, text = vm.result(test_id)
     if outcome == "skipped":
-        pytest.skip(f"{inside}: {text}")
+        name = test_id.rpartition("::")[2].partition("[")[0]
+        pytest.skip(text if text.startswith("in the VM: ") else f"in the VM: {name}: {text}")
     if outcome != "passed":
         pytest.fail(f"in the VM: {text}", pytrace=False)

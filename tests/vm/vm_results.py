@@ -1,6 +1,6 @@
 """pytest plugin inside a VM: one line of JSON for each test on standard output, which the outside reads.
 
-    {"id": "tests/e2e/test_kill.py::test_random_kills", "outcome": "passed", "seconds": 1.5, "text": ""}
+{"id": "tests/e2e/test_kill.py::test_random_kills", "outcome": "passed", "seconds": 1.5, "text": ""}
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
-"""A VM that works beside the tests of this host: it starts once they are collected, and is asked for each result."""
+"""The VMs that ``make test`` starts itself: one for each processor, which share the test files and are asked for results.
+
+They start with the first test that asks, that is after the tests of this host, and end with pytest.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -9,72 +13,104 @@ import pytest
 from machine import Machine, Unavailable, pytest_command
 from vm_results import parse
 
-DEADLINE_S = 3600.0  # for all of its tests together; what hangs must end some time
+DEADLINE_S = 2400.0  # for all of its tests together; what hangs must end some time
+MOST = 4  # VMs at once
+SLOW = ("test_systems.py", "test_kill.py", "test_security_files.py")  # long files begin first, the rest by count
 
 
 class Session:
-    """Plugin of pytest: a VM for the tests that have the argument *inside*, the id of a test to run there."""
+    """Plugin of pytest: the VMs for the tests that have the argument *test_id*, of a test to run there."""
 
     def __init__(self) -> None:
-        self.machine: Machine | None = None
+        self.ids: list[str] = []
+        self.machines: list[Machine] = []
+        self.running = 0
         self.results: dict[str, tuple[str, str]] = {}  # by id: outcome, what there is to say
-        self.printed: list[str] = []  # what is no result
+        self.printed: dict[int, list[str]] = {}  # by VM: what is no result
         self.unavailable = ""
-        self.ended = False
-        self.begun = self.seconds = time.monotonic()
+        self.begun: float | None = None
+        self.seconds = 0.0
         self.changed = threading.Condition()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        ids = [
-            item.callspec.params["inside"]
+        self.ids = [
+            item.callspec.params["test_id"]
             for item in session.items
-            if isinstance(item, pytest.Function) and "inside" in item.fixturenames
+            if isinstance(item, pytest.Function) and "test_id" in item.fixturenames
         ]
-        if not ids or session.config.option.collectonly:
-            return
-        self.machine = Machine("uml", pytest_command("uml", ["--timeout=300", *ids]))
-        try:
-            self.machine.__enter__()
-        except Unavailable as exc:
-            self.machine = None
-            self.unavailable = str(exc)
-            return
-        threading.Thread(target=self._read, args=(self.machine,), daemon=True).start()
 
-    def pytest_sessionfinish(self) -> None:
-        if self.machine is not None:
-            self.machine.__exit__()
+    def pytest_unconfigure(self) -> None:
+        for machine in self.machines:
+            machine.__exit__()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.machine is not None:
+        if self.machines:
             outcomes = [outcome for outcome, _ in self.results.values()]
             counts = ", ".join(f"{outcomes.count(what)} {what}" for what in ("passed", "failed", "skipped"))
-            where = "user-mode Linux, cgroup version 2"
-            terminalreporter.write_line(f"of these in the VM ({where}): {counts}, in {self.seconds:.0f} s beside the rest")
+            where = f"{len(self.machines)} x user-mode Linux, cgroup version 2"
+            terminalreporter.write_line(f"of these in VMs ({where}): {counts}, in {self.seconds:.0f} s")
 
     def result(self, name: str) -> tuple[str, str]:
         """Wait for a test, and return its outcome with what there is to say about it."""
-        if self.machine is None:
-            return "skipped", self.unavailable
+        if self.begun is None:
+            self._begin()
+        if not self.machines:
+            return "failed", self.unavailable
+        assert self.begun is not None
         with self.changed:
             left = self.begun + DEADLINE_S - time.monotonic()
-            self.changed.wait_for(lambda: name in self.results or self.ended, left)
+            self.changed.wait_for(lambda: name in self.results or not self.running, left)
             if name in self.results:
                 return self.results[name]
-            trouble = self.machine.trouble or ("it ended early" if self.ended else "it hangs")
-            last = "\n".join(self.printed[-30:])
-            return "failed", f"no result: {trouble}; the last that it said:\n{last}"
+            text = "no result: " + ("it hangs" if self.running else "it ended early")
+            for number, machine in enumerate(self.machines):
+                if machine.status != 0:
+                    last = "\n".join(self.printed[number][-30:])
+                    text += f"\nthe last that VM {number} said: {machine.trouble}\n{last}"
+            return "failed", text
 
-    def _read(self, machine: Machine) -> None:
+    def _begin(self) -> None:
+        self.begun = time.monotonic()
+        by_file: dict[str, list[str]] = {}
+        for name in self.ids:
+            by_file.setdefault(name.partition("::")[0], []).append(name)
+        order = sorted(by_file, key=lambda name: (not name.endswith(SLOW), -len(by_file[name])))
+        processors = sorted(os.sched_getaffinity(0))[: min(MOST, len(by_file))]
+        words = ["--timeout=300", "-p", "vm_share", *sorted(by_file)]
+        share = ""
+        try:
+            for processor in processors:
+                machine = Machine("uml", pytest_command("uml", words), processor=processor, share=share)
+                machine.prepare()
+                if not share:
+                    share = machine.share
+                    for number, name in enumerate(order):
+                        with open(f"{share}/{number:03}", "w") as file:
+                            file.write("\n".join(by_file[name]))
+                self.printed[len(self.machines)] = []
+                self.machines.append(machine)
+            for machine in self.machines:
+                machine.start()
+        except Unavailable as exc:
+            self.pytest_unconfigure()
+            self.machines = []
+            self.unavailable = str(exc)
+            return
+        self.running = len(self.machines)
+        for number, machine in enumerate(self.machines):
+            threading.Thread(target=self._read, args=(number, machine), daemon=True).start()
+
+    def _read(self, number: int, machine: Machine) -> None:
         for line in machine.lines():
             found = parse(line)
             with self.changed:
                 if found is None:
-                    self.printed.append(line)
+                    self.printed[number].append(line)
                 else:
                     self.results[found["id"]] = (found["outcome"], found["text"])
                 self.changed.notify_all()
         with self.changed:
-            self.ended = True
+            self.running -= 1
+            assert self.begun is not None
             self.seconds = time.monotonic() - self.begun
             self.changed.notify_all()
