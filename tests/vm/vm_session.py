@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import Any
 
 import pytest
 from machine import Machine, Unavailable, pytest_command
@@ -100,6 +101,16 @@ class Session:
         for number, machine in enumerate(self.machines):
             threading.Thread(target=self._read, args=(number, machine), daemon=True).start()
 
+    def _log(self, found: dict[str, Any]) -> None:
+        """With VZ_TEST_VM_LOG in the environment: add the result to that file as it comes."""
+        if path := os.environ.get("VZ_TEST_VM_LOG"):
+            with open(path, "a") as file:
+                file.write(
+                    f"{found['outcome']:8}{found['seconds']:7.1f} s  {found['id']}\n{found['text']}\n".replace(
+                        "\n\n", "\n"
+                    )
+                )
+
     def _read(self, number: int, machine: Machine) -> None:
         for line in machine.lines():
             found = parse(line)
@@ -108,6 +119,7 @@ class Session:
                     self.printed[number].append(line)
                 else:
                     self.results[found["id"]] = (found["outcome"], found["text"])
+                    self._log(found)
                 self.changed.notify_all()
         with self.changed:
             self.running -= 1
