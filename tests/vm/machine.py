@@ -34,12 +34,18 @@ class Unavailable(Exception):
 class Machine:
     """``with Machine("uml", "make me happy") as vm: for line in vm.lines(): ...``; then ``vm.status``."""
 
-    def __init__(self, kind: str, command: str, processor: int | None = None, share: str = "") -> None:
-        """*processor*: the only one to run on.  *share*: a directory of this host for several VMs, by default its own."""
+    def __init__(
+        self, kind: str, command: str, processor: int | None = None, share: str = "", whole: bool = True
+    ) -> None:
+        """*processor*: the only one to run on.  *share*: a directory of this host for several VMs, by default its own.
+
+        *whole*: see vm_limits.py.
+        """
         self.kind = kind
         self.command = command
         self.processor = processor
         self.share = share
+        self.whole = whole
         self.status: int | None = None  # of the command
         self.trouble = ""  # what the VM said of itself
         self.process: subprocess.Popen[bytes] | None = None
@@ -122,6 +128,8 @@ class Machine:
             "TMPDIR": "/run/vm/tmp",
             "VM_SHARE": quote(self.share),
         }
+        if self.whole:
+            settings["VZ_TEST_VM_WHOLE"] = "1"
         Path(content, "environment").write_text("".join(f"export {name}={value}\n" for name, value in settings.items()))
         if self.kind == "debian":
             add_tree(content)

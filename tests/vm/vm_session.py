@@ -81,7 +81,7 @@ class Session:
         share = ""
         try:
             for processor in processors:
-                machine = Machine("uml", pytest_command("uml", words), processor=processor, share=share)
+                machine = Machine("uml", pytest_command("uml", words), processor, share, "VZ_SOAK" in os.environ)
                 machine.prepare()
                 if not share:
                     share = machine.share
