@@ -1,7 +1,11 @@
 """What the test VMs do not run, and why; read by conftest there.  A name is a test's, with or without [...], or a file's."""
 
+NO_CPUSET = "its kernel is built without SMP and therefore has no cpuset controller"
+NO_NFTABLES = "its kernel is built without nftables for IP"
 UML = {
     "test_checkpointable.py": "its kernel is built without CONFIG_CHECKPOINT_RESTORE",
+    "test_cpumask_says_which": NO_CPUSET,
+    "test_running_without_save[--ipadd-]": NO_NFTABLES,
 }
 DEBIAN: dict[str, str] = {}
 CANNOT = {"uml": UML, "debian": DEBIAN}
