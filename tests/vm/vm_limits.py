@@ -6,6 +6,15 @@ UML = {
     "test_checkpointable.py": "its kernel is built without CONFIG_CHECKPOINT_RESTORE",
     "test_cpumask_says_which": NO_CPUSET,
     "test_running_without_save[--ipadd-]": NO_NFTABLES,
+    "test_a_flushed_ruleset_is_made_again_for_all": NO_NFTABLES,
+    "test_changes_to_a_running_ct_are_what_a_start_makes": NO_NFTABLES,
+    "test_with_the_last_address_venet0_goes_and_comes_back": NO_NFTABLES,
+    "test_counts_are_not_added_twice_by_a_killed_stop": NO_NFTABLES,
+    "test_elements_are_what_nft_shows": NO_NFTABLES,
+    "test_what_nft_put_is_found_and_taken": NO_NFTABLES,
+    "test_a_transaction_is_all_or_nothing": NO_NFTABLES,
+    "test_a_missing_table_is_enoent": NO_NFTABLES,
+    "test_a_counter_is_what_nft_shows": NO_NFTABLES,
 }
 DEBIAN: dict[str, str] = {}
 CANNOT = {"uml": UML, "debian": DEBIAN}
