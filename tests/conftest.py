@@ -109,10 +109,10 @@ def new_ct(vz: Vz) -> Iterator[Callable[..., int]]:
     """Return a maker of CTs, which are gone at the end of the test."""
     made = []
 
-    def make(*options: object, template: str = BUSYBOX, start: bool = True) -> int:
+    def make(*options: object, template: str = BUSYBOX, layout: str = "", start: bool = True) -> int:
         ctid = next(_ids)
         made.append(ctid)
-        vz.ok("create", ctid, "--ostemplate", template)
+        vz.ok("create", ctid, "--ostemplate", template, *(["--layout", layout] if layout else []))
         if options:
             vz.ok("set", ctid, *options, "--save")
         if start:

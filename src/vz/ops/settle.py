@@ -43,6 +43,10 @@ def clear(ct: Container) -> None:
         from vz import net
 
         net.detach(ct, record)
+    if os.path.exists(f"{RUN}/{ct.ctid}/netlock"):
+        from vz.net import lock
+
+        lock.unlock(ct)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}", f"{RUN}/{ct.ctid}/record"):

@@ -101,16 +101,21 @@ def release(ct: Container, born: Launch, record: Record) -> None:
     """Let init run and tell old clients its pid."""
     born.release()
     record.started_at = int(time.time())
+    published(ct, record)
+
+
+def published(ct: Container, record: Record) -> None:
+    """Save the record of a CT that runs, and tell old clients its pid and its network namespace."""
     record.save()
     ct.forget_record()
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
-    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{born.init_pid}\n".encode(), durable=False)
+    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{record.init_pid}\n".encode(), durable=False)
     link = f"/run/netns/{ct.ctid}"
     if os.path.lexists(link):
         os.unlink(link)
-    os.symlink(f"/proc/{born.init_pid}/ns/net", link)
+    os.symlink(f"/proc/{record.init_pid}/ns/net", link)
 
 
 def new_record(ct: Container) -> Record:

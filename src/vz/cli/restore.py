@@ -1,0 +1,19 @@
+"""vzctl restore, resume: bring a suspended CT back."""
+
+from __future__ import annotations
+
+from vz.cli.context import locked, prepare
+from vz.cli.main import Globals
+from vz.container.ct import Container
+
+
+def run(argv: list[str], options: Globals) -> int:
+    """vzctl restore CTID"""
+    node, ctid = prepare(options, argv[0])
+
+    def action(ct: Container) -> None:
+        from vz.ops.restore import restore
+
+        restore(ct)
+
+    return locked(options, node, ctid, action)
