@@ -8,6 +8,7 @@ away by the next one.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -60,9 +61,13 @@ class Node:
         self.stop()
 
     def start(self) -> None:
+        if os.geteuid() != 0:
+            raise SystemExit("a test node needs root")
         for name in ("etc", "vz/root", "vz/private", "vz/lock", "vz/dump", "vz/template", "state", "run"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o755)
+        for name in ("root", "private", "dump"):  # as make install makes them
+            (self.home / "vz" / name).chmod(0o700)
         shutil.copytree(TREE / "etc", self.home / "etc", symlinks=True, dirs_exist_ok=True)
         for name in ("conf", "names", "dists"):
             (self.home / "etc" / name).mkdir(exist_ok=True)
@@ -79,15 +84,16 @@ class Node:
                     path.write_text(str(value))
                 except OSError:
                     self.saved.pop(name)
+        home = shlex.quote(str(self.home))
         script = f"""
 set -e
 mkdir -p /etc/vz /vz /run/vz /var/lib/vzctl /run/netns
-mount --bind {self.home}/etc /etc/vz
-mount --bind {self.home}/vz /vz
-mount --bind {self.home}/state /var/lib/vzctl
+mount --bind {home}/etc /etc/vz
+mount --bind {home}/vz /vz
+mount --bind {home}/state /var/lib/vzctl
 mount -t tmpfs -o mode=755 vz-node /run/vz
 mount -t tmpfs -o mode=755 vz-node /run/netns
-mount --bind {templates} /vz/template
+mount --bind {shlex.quote(str(templates))} /vz/template
 hostname node
 ip link set lo up
 ip link add up0 type bridge
@@ -102,7 +108,7 @@ exec sleep infinity
         self.holder = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert self.holder.stdout is not None
         if self.holder.stdout.readline().strip() != b"ready":
-            raise RuntimeError("the test node did not come up")
+            raise SystemExit("the test node did not come up: it needs the namespaces and iproute2")
         (self.home / "holder").write_text(f"{self.holder.pid} {start_time(self.holder.pid)}\n")
 
     def argv(self, *argv: str) -> list[str]:
@@ -177,6 +183,8 @@ def kill_cgroups(parent: str) -> None:
 
 def clear(home: Path) -> None:
     """Remove the scratch directory of a node that is down; a background deleter may still be at work in it."""
+    for ids in (home / "state" / "ids").glob("[0-9]*"):  # device nodes of CTs that were not stopped
+        shutil.rmtree(f"/dev/vz/{ids.name}", ignore_errors=True)
     for _ in range(50):
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(home)], stderr=subprocess.DEVNULL)
         if not home.exists():

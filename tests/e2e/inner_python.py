@@ -36,7 +36,9 @@ def install(vz: Vz, ctid: int) -> None:
 
 
 def make_tar() -> bytes:
-    shown = subprocess.run(["/usr/bin/python3", "-I", "-S", "-B", "-c", ASK], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["/usr/bin/python3", "-I", "-S", "-B", "-c", ASK], capture_output=True, text=True, check=True
+    )
     program, library, files = json.loads(shown.stdout)
     program = os.path.realpath(program)
     version = os.path.basename(library)

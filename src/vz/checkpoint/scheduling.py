@@ -35,15 +35,15 @@ def restore(pids: list[int], lines: list[str]) -> list[str]:
     failed = []
     for pid in read_table(pids):
         for tid in thread_ids(pid):
-            inner = inner_id(tid)
-            if inner not in wanted:
+            number = inner_id(tid)
+            if number not in wanted:
                 continue
-            cpus, priority = wanted.pop(inner)
+            bound, level = wanted.pop(number)
             try:
-                if cpus:
-                    os.sched_setaffinity(tid, cpus)
-                if priority:
-                    ioprio_set(tid, priority)
+                if bound:
+                    os.sched_setaffinity(tid, bound)
+                if level:
+                    ioprio_set(tid, level)
             except OSError as exc:
-                failed.append(f"CPU affinity of process {inner}: {exc.strerror}")
+                failed.append(f"CPU affinity of process {number}: {exc.strerror}")
     return failed

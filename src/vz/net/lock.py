@@ -14,8 +14,10 @@ from vz.config.paths import RUN
 from vz.container.ct import Container
 from vz.container.record import Record
 from vz.errors import ExitCode, VzError
+from vz.kernel import rtnetlink as rt
 from vz.kernel.files import write_atomically
-from vz.kernel.network import device_exists, ip_batch, nft
+from vz.kernel.network import device_exists, nft
+from vz.net import uplinks
 
 BY_FILTER, BY_LINK = "filter", "link"
 
@@ -35,7 +37,8 @@ def lock(ct: Container, record: Record) -> None:
                 failure = exc
         # no nftables for devices: without a link nothing passes either, but the CT sees its carrier go
         _mark(ct.ctid, BY_LINK)
-        ip_batch([f"link set {device} down" for device in devices])
+        with rt.Route() as sock:
+            sock.run([rt.link_set(uplinks.index_of(device), change=rt.IFF_UP) for device in devices])
     except OSError as exc:
         raise VzError(f"Unable to lock the network: {failure.strerror}; {exc.strerror}", ExitCode.CHKPNT_ERROR) from exc
 
@@ -52,7 +55,7 @@ def unlock(ct: Container, record: Record | None = None) -> None:
     except FileNotFoundError:
         return
     if how == BY_LINK and record is not None:
-        from vz.net.attach import restore_host_side
+        from vz.net.connect import restore_host_side
 
         restore_host_side(ct, record)  # the node's routes went with the link
     elif how == BY_FILTER:
