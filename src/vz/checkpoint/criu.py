@@ -11,8 +11,9 @@ from __future__ import annotations
 import _signal
 import os
 import select
+import time
 
-from vz.kernel.process import TOOL_PATH, exit_status
+from vz.kernel.process import TOOL_PATH, exit_status, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ NOISE = (
 )
 LOG_LIMIT_BYTES = 64 << 20
 TICK_MS = 200
+_version: tuple[int, ...] = ()
 
 
 class CriuFailed(Exception):
@@ -45,6 +47,46 @@ class CriuFailed(Exception):
         super().__init__("; ".join(lines) or (f"criu ended with status {status}"))
         self.status = status
         self.lines = lines
+
+
+def version() -> tuple[int, ...]:
+    """Return the version of the criu that is used; FileNotFoundError: there is none."""
+    global _version
+    if not _version:
+        from vz.checkpoint.options import criu_program
+
+        result = spawn([criu_program(), "--version"], timeout_s=30)
+        for line in result.stdout.decode("ascii", "replace").splitlines():
+            if line.startswith("Version:"):
+                _version = tuple(int(word) for word in line.split(":")[1].strip().split(".") if word.isdecimal())
+    return _version
+
+
+def wait_for_stragglers(images: str, patience_s: float = 120.0) -> None:
+    """Wait until no criu works on *images* any more; one whose vzctl is dead comes to its end by itself.
+
+    What hangs after *patience_s* is killed.
+    """
+    deadline = time.monotonic() + patience_s
+    while stragglers(images):
+        if time.monotonic() > deadline:
+            kill_stragglers(images)
+            return
+        time.sleep(0.02)
+
+
+def kill_stragglers(images: str) -> None:
+    """Kill what still works on *images*: a restore that nobody waits for, its half-made tasks."""
+    for _ in range(500):
+        found = stragglers(images)
+        if not found:
+            return
+        for pid in found:
+            try:
+                os.kill(pid, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.01)
 
 
 def hook_program() -> str:
@@ -190,6 +232,12 @@ def stragglers(images: str) -> list[int]:
                 words = file.read(65536).split(b"\0")
         except OSError:
             continue
-        if b"criu" in os.path.basename(words[0]) and wanted in words:
+        if b"criu" in os.path.basename(words[0]) and wanted in words and not _is_zombie(name):
             found.append(int(name))
     return found
+
+
+def _is_zombie(pid: str) -> bool:
+    from vz.kernel.process import starttime
+
+    return starttime(int(pid)) == 0

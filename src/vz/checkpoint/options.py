@@ -44,7 +44,7 @@ def dump_options(
 def restore_options(record: Record, images: str, *, work: str = "", hooked: bool = True) -> list[str]:
     """Return the arguments of ``criu restore`` that bring the CT of *record* back below its mounted root."""
     argv = ["restore", "-d", "-D", images, "-W", work or images, *COMMON]
-    argv += ["--pidfile", f"{work or images}/pid", "--root", record.root]
+    argv += ["--root", record.root]
     if hooked:
         argv += ["--action-script", hook_program()]
     for item in record.externals:

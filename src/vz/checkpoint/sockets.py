@@ -10,6 +10,7 @@ from vz.kernel.process import pidfd_getfd
 SO_DOMAIN, SO_PROTOCOL, SO_TYPE = 39, 38, 3
 TCP_REPAIR, REPAIR_OFF = 19, 0
 IPPROTO_UDPLITE = 136
+DRAIN_LIMIT = 1 << 20
 
 
 def end_repair(pids: list[int]) -> int:
@@ -29,6 +30,27 @@ def end_repair(pids: list[int]) -> int:
                 pass  # a socket without such an option
             finally:
                 sock.close()
+    return count
+
+
+def drain_netlink(pids: list[int]) -> int:
+    """Throw away what nobody has read from netlink sockets, which criu cannot dump; return how many had something."""
+    count = 0
+    for pid in pids:
+        for fd in socket_fds(pid):
+            sock = open_socket(pid, fd)
+            if sock is None:
+                continue
+            messages = 0
+            try:
+                while sock.getsockopt(_socket.SOL_SOCKET, SO_DOMAIN) == _socket.AF_NETLINK and messages < DRAIN_LIMIT:
+                    sock.recv(1, _socket.MSG_DONTWAIT)
+                    messages += 1
+            except OSError:
+                pass  # EAGAIN: that was all
+            finally:
+                sock.close()
+            count += messages > 0
     return count
 
 

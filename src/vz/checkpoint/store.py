@@ -10,16 +10,40 @@ from __future__ import annotations
 
 import os
 
+from vz.container.ct import KEPT
 from vz.kernel.files import make_dirs, read_bytes, read_text, sync_directory, write_atomically
 
 FORMAT = "1"
 NEW, OLD, GONE, FAIL = ".new", ".old", ".gone", ".fail"
-KEPT = "left-running"  # a marker file: the CT ran on after this dump, so it is no place to go on from by itself
 LOGS = ("dump.log", "restore.log")
 
 
 class NoDump(Exception):
     """There is no usable dump at a path; the text says why."""
+
+
+def check_place(path: str) -> None:
+    """Refuse to make a dump where something else lies than a dump or a plain file.
+
+    Raises:
+        NoDump: the text says what is there.
+    """
+    for suffix in ("", NEW, OLD, FAIL):
+        place = path + suffix
+        if not os.path.lexists(place) or os.path.isfile(place):
+            continue
+        known = ("info", "images", *LOGS)
+        if os.path.islink(place) or not any(os.path.exists(f"{place}/{name}") for name in known):
+            raise NoDump(f"{place} is there and is no dump")
+
+
+def promote(path: str) -> None:
+    """Let the dump *path* of a CT that has been ended stand for it, though it was left running at first."""
+    try:
+        os.unlink(f"{path}/{KEPT}")
+    except FileNotFoundError:
+        return
+    sync_directory(path)
 
 
 def fresh(path: str) -> str:

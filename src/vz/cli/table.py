@@ -37,6 +37,7 @@ VERBS = {
     "suspend": "chkpnt",
     "restore": "restore",
     "resume": "restore",
+    "check": "check",
 }
 
 _PLOOP = "snapshots and images come with the ploop layout"

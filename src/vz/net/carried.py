@@ -13,12 +13,14 @@ import struct
 
 from vz.kernel.namespaces import CLONE_NEWNET, run_in_child, setns
 from vz.kernel.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Netlink, Request, attribute
+from vz.kernel.network import read_sysctl, write_sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NETLINK_ROUTE = 0
+ADDR_GEN_MODE = 0  # among the message types of the entries: a sysctl in place of a message
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 RTM_NEWQDISC, RTM_GETQDISC = 36, 38
@@ -82,12 +84,25 @@ def save(init_pid: int, devices: list[str]) -> Saved:
 
 
 def restore_inside(init_pid: int, saved: Saved) -> list[str]:
-    """Put back what belongs into the namespace of *init_pid*; return a line for each thing that could not be."""
-    entries = [entry for entry in saved.entries if not entry[0].startswith("node:")]
-    if not entries:
+    """Put back what belongs into the namespace of *init_pid*; return a line for each thing that could not be.
+
+    To be called before the devices' other ends are up: a device makes its link-local address when it gets a carrier.
+    """
+    modes = {name.partition(":")[2]: body for name, kind, body in saved.entries if kind == ADDR_GEN_MODE}
+    entries = [entry for entry in saved.entries if entry[1] != ADDR_GEN_MODE and not entry[0].startswith("node:")]
+    if not entries and not modes:
         return []
-    reply = in_netns(init_pid, lambda: "\n".join(_replay(entries)).encode())
-    return reply.decode("utf-8", "replace").splitlines()
+
+    def inside() -> bytes:
+        lines = []
+        for name, mode in modes.items():
+            try:
+                write_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", mode.decode("ascii"))
+            except OSError as exc:
+                lines.append(f"addr_gen_mode of {name}: {exc.strerror}")
+        return "\n".join(lines + (_replay(entries) if entries else [])).encode()
+
+    return in_netns(init_pid, inside).decode("utf-8", "replace").splitlines()
 
 
 def restore_outside(saved: Saved) -> list[str]:
@@ -122,12 +137,22 @@ def in_netns(pid: int, function: Callable[[], bytes]) -> bytes:
 
 
 def _save_inside() -> list[tuple[str, int, bytes]]:
-    found = []
+    found = _link_local_modes()
     with Netlink(NETLINK_ROUTE) as route:
         for family in (_socket.AF_INET, _socket.AF_INET6):
             found += _routes(route, family)
             found += _neighbours(route, family)
         found += _traffic_control(route, {index for index, _ in _socket.if_nameindex()})
+    return found
+
+
+def _link_local_modes() -> list[tuple[str, int, bytes]]:
+    """Return how devices make their link-local address, where that is another way than the kernel's usual one."""
+    found = []
+    for name in [name for _, name in _socket.if_nameindex()]:
+        mode = read_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode")
+        if mode.isdecimal() and mode != "0":
+            found.append((f"device:{name}", ADDR_GEN_MODE, mode.encode()))
     return found
 
 

@@ -43,6 +43,15 @@ def lock(ct: Container, record: Record) -> None:
         raise VzError(f"Unable to lock the network: {failure.strerror}; {exc.strerror}", ExitCode.CHKPNT_ERROR) from exc
 
 
+def sever(record: Record) -> None:
+    """Take away the devices of a frozen CT that is to be killed: its sockets must not say good-bye to anybody."""
+    from vz.net import venet
+
+    with rt.Route() as sock:
+        for outside, _ in record.netifs:
+            venet.delete_link(sock, outside)
+
+
 def is_locked(ct: Container) -> bool:
     return os.path.exists(_mark_path(ct.ctid))
 

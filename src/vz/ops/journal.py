@@ -45,7 +45,7 @@ def read(ctid: int) -> dict[str, str]:
 
 
 def mend(ct: Container) -> None:
-    """Undo a killed create, finish a killed destroy; nothing when there is no journal."""
+    """Undo a killed create, finish a killed destroy, do either for others; nothing when there is no journal."""
     facts = read(ct.ctid)
     if not facts:
         return
@@ -65,6 +65,14 @@ def mend(ct: Container) -> None:
             from vz.resources import limits
 
             limits.apply(ct, set())
+    elif operation == "chkpnt":
+        from vz.ops import chkpnt
+
+        chkpnt.mend(ct, facts, say)
+    elif operation == "restore":
+        from vz.ops import restore
+
+        restore.mend(ct, facts, say)
     end(ct.ctid)
 
 

@@ -28,13 +28,18 @@ WAIT_LIMIT_S = 3600
 
 
 def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remount: bool = False) -> None:
-    """Boot the CT; on failure leave it stopped and unmounted.
+    """Boot the CT, or bring it back from its dump; on failure leave it stopped and unmounted.
 
     Raises:
         AlreadyRunning: 32.  VzError: disabled (105), no private area (43), the documented status of each step;
             a CT without /sbin/init (47), ``--wait`` past an hour (133).
     """
     check(ct, force=force)
+    if ct.is_suspended():
+        from vz.ops.restore import instead_of_start
+
+        if instead_of_start(ct, skip_remount=skip_remount):
+            return
     say("Starting container...")
     for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
