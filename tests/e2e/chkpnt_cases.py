@@ -495,6 +495,17 @@ def sockets_of_all_kinds():
 
 
 @case
+def multipath_tcp_is_refused():
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.socket(family, socket.SOCK_STREAM, 262)
+            raise AssertionError("a socket that cannot be dumped")
+        except OSError as exc:
+            assert exc.errno == errno.EPROTONOSUPPORT
+    yield
+
+
+@case
 def tcp_over_the_loopback():
     pairs = []
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):

@@ -171,7 +171,7 @@ def test_the_packet_filter(vz: Vz, connected: int) -> None:
     assert looked(vz, connected, "nft", "list", "ruleset") == before
 
 
-def test_rules_of_iptables_are_known_to_iptables_afterwards(vz: Vz, connected: int) -> None:
+def test_iptables_knows_its_rules_afterwards(vz: Vz, connected: int) -> None:
     version = looked(vz, connected, "iptables", "-V")
     if "nf_tables" not in version:
         pytest.skip("needs iptables-nft on the node")

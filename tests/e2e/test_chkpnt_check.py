@@ -114,8 +114,8 @@ def test_fanotify(vz: Vz, planted) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_a_socket_of_a_kind_that_is_not_carried(vz: Vz, planted) -> None:  # type: ignore[no-untyped-def]
-    ctid = planted(lambda: call(libc.socket(2, 2, 1)))
-    named(vz, ctid, "process planted", "a ping (ICMP) socket")
+    ctid = planted(lambda: call(libc.socket(2, 1, 262)))
+    named(vz, ctid, "process planted", "a Multipath TCP socket")
 
 
 def test_a_device(vz: Vz, planted) -> None:  # type: ignore[no-untyped-def]
