@@ -300,6 +300,7 @@ def test_an_address_that_another_has_got(vz: Vz, counting: int, new_ct) -> None:
 
 def test_destroy_takes_the_dump_along(vz: Vz, counting: int) -> None:
     vz.ok("chkpnt", counting)
+    vz.run("cp", "-a", f"/vz/dump/Dump.{counting}", f"/vz/dump/Dump.{counting}.fail")
     vz.ok("destroy", counting)
     assert vz.run("sh", "-c", f"ls -d /vz/dump/Dump.{counting}*").returncode
     vz.ok("create", counting, "--ostemplate", BUSYBOX)

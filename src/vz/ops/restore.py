@@ -217,7 +217,9 @@ def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> No
     if retired and record is not None and record.is_alive():
         say("An earlier restore of this container was interrupted at its end: finishing it")
         release(ct, record)
-    elif not retired:
+    elif retired:
+        say("An earlier restore of this container was interrupted after it had gone on: its dump is used up")
+    else:
         say("An earlier restore of this container was interrupted: it is suspended as before")
         forget(ct)
         if ct.is_mounted():
