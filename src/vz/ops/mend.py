@@ -176,6 +176,20 @@ def _set(ct: Container, facts: Facts) -> str:
     return ""
 
 
+def _chkpnt(ct: Container, facts: Facts) -> str:
+    from vz.ops import chkpnt
+
+    chkpnt.mend(ct, facts, say)
+    return ""
+
+
+def _restore(ct: Container, facts: Facts) -> str:
+    from vz.ops import restore
+
+    restore.mend(ct, facts, say)
+    return ""
+
+
 _ACTIONS: dict[str, Callable[[Container, Facts], str]] = {
     "create": _create,
     "destroy": _destroy,
@@ -185,4 +199,6 @@ _ACTIONS: dict[str, Callable[[Container, Facts], str]] = {
     "stop": _stop,
     "restart": _restart,
     "set": _set,
+    "chkpnt": _chkpnt,
+    "restore": _restore,
 }

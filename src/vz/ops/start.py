@@ -30,13 +30,18 @@ LAUNCHER_LIMIT_S = 10.0
 
 
 def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remount: bool = False) -> None:
-    """Boot the CT; on failure leave it stopped and unmounted.
+    """Boot the CT, or bring it back from its dump; on failure leave it stopped and unmounted.
 
     Raises:
         AlreadyRunning: 32.  VzError: disabled (105), no private area (43), the documented status of each step;
             a CT without /sbin/init (47), ``--wait`` past an hour (133).
     """
     check(ct, force=force)
+    if ct.is_suspended():
+        from vz.ops.restore import instead_of_start
+
+        if instead_of_start(ct, skip_remount=skip_remount):
+            return
     say("Starting container...")
     for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
@@ -156,9 +161,20 @@ def release(ct: Container, born: Launch, record: Record) -> None:
 
 
 def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
-    """Do what a start does once init runs: tell the neighbours where its addresses are and old clients its pid, run
+    """Do what a start does once init runs: tell the neighbours where its addresses are, and old clients its pid, run
     the scripts that want a living CT."""
     announce(ct, probe)
+    published(ct, record)
+    distscripts.at_start(ct)
+    scripts.run_in_ct(ct, "start")
+    record.stage = ""
+    record.save()
+    ct.forget_record()
+
+
+def published(ct: Container, record: Record) -> None:
+    """Save the record of a CT that runs, and tell old clients its pid and its network namespace."""
+    record.save()
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
@@ -166,11 +182,6 @@ def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
     link = f"/run/netns/{ct.ctid}"
     remove(link)
     os.symlink(f"/proc/{record.init_pid}/ns/net", link)
-    ct.forget_record()
-    distscripts.at_start(ct)
-    scripts.run_in_ct(ct, "start")
-    record.stage = ""
-    record.save()
     ct.forget_record()
 
 
@@ -201,7 +212,7 @@ def store_layout(ct: Container) -> None:
         raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
 
 
-def new_record(ct: Container, stage: str) -> Record:
+def new_record(ct: Container, stage: str = "") -> Record:
     """Return the record of a CT that is about to start."""
     record = Record(ct.ctid)
     record.stage = stage
