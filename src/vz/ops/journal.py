@@ -62,9 +62,13 @@ def mend(ct: Container) -> None:
     elif operation == "set":
         say("An earlier set of this container was interrupted: applying its configuration again")
         if ct.is_running():
-            from vz.resources import limits
+            from vz.config import ubc
+            from vz.resources import limits, ubc_limits
 
             limits.apply(ct, set())
+            record = ct.record()
+            if record is not None:
+                ubc_limits.change(ct, record, set(ubc.NAMES))
     end(ct.ctid)
 
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from vz.container.ct import Container
 
 _CPU = (("cpuunits", "Setting CPU units: {}"), ("cpulimit", "Setting CPU limit: {}"), ("cpus", "Setting CPUs: {}"))
-_UB = frozenset(("numproc", "physpages", "swappages"))
+_UB = frozenset(
+    "kmemsize lockedpages privvmpages shmpages numproc physpages vmguarpages oomguarpages numtcpsock numflock numpty "
+    "numsiginfo tcpsndbuf tcprcvbuf othersockbuf dgramrcvbuf numothersock dcachesize numfile numiptent swappages "
+    "avnumproc vm_overcommit".split()
+)
 _program = "vzctl"
 _ctid = 0
 _verbosity = 0

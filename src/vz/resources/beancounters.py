@@ -189,11 +189,33 @@ def kept_how(name: str) -> str:
         return ENFORCED if places.version("pids") else COUNTED
     if name in ("physpages", "swappages"):
         return ENFORCED if places.version("memory") else COUNTED
+    if name == "vmguarpages":
+        return APPROXIMATE if places.version("memory") == 2 else COUNTED
     return APPROXIMATE if name in APPROXIMATELY else COUNTED
 
 
 # what of each is kept; the rest of the beancounters is counted only
-APPROXIMATELY: dict[str, str] = {}
+APPROXIMATELY = {
+    "lockedpages": "each process alone is held to it (RLIMIT_MEMLOCK)",
+    "privvmpages": "each process alone is held to it (RLIMIT_DATA)",
+    "numfile": "each process alone is held to it (RLIMIT_NOFILE)",
+    "numsiginfo": "each user alone is held to it (RLIMIT_SIGPENDING)",
+    "shmpages": "System V shared memory and /dev/shm are each held to it, other tmpfs are not",
+    "numpty": "the devpts at /dev/pts is held to it; the root of the container can mount it anew",
+    "tcpsndbuf": "each socket alone is held to it; on cgroup version 1 tcpsndbuf and tcprcvbuf together, too",
+    "tcprcvbuf": "each socket alone is held to it; on cgroup version 1 tcpsndbuf and tcprcvbuf together, too",
+    "vmguarpages": "its barrier is spared when the node reclaims memory, as long as others have some",
+}
+
+
+def not_kept(limits: dict[str, tuple[int, int]]) -> list[str]:
+    """Return which of *limits* this kernel only counts, in the order of the rows; unlimited is none."""
+    names = [
+        name
+        for name in ubc.NAMES
+        if name in limits and (0 < limits[name][0] < UNLIMITED or limits[name][1] < UNLIMITED)
+    ]
+    return [name for name in names if kept_how(name) == COUNTED]
 
 
 def node_counters() -> dict[str, int]:
