@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 
+from . import ffi
 from .libc import check, libc
 
 RLIMIT_DATA, RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_SIGPENDING = 2, 7, 8, 11
@@ -17,9 +17,9 @@ def prlimit(pid: int, number: int, new: tuple[int, int] | None = None) -> tuple[
     Raises:
         OSError: ESRCH: it has gone; EPERM: to raise a hard limit takes CAP_SYS_RESOURCE of the host's own.
     """
-    old = ctypes.create_string_buffer(16)
+    old = ffi.create_string_buffer(16)
     data = struct.pack("QQ", *new) if new is not None else None
-    result = libc.prlimit(ctypes.c_int(pid), ctypes.c_int(number), data, old)
+    result = libc.prlimit(ffi.c_int(pid), ffi.c_int(number), data, old)
     check(int(result), "prlimit")
     soft, hard = struct.unpack("QQ", old.raw)
     return soft, hard
