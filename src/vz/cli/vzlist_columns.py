@@ -125,6 +125,11 @@ class Row:
             found = usage.cpu(ct)
             if found is not None:
                 return found[name == "cpuunits"]
+        if name in ("iolimit", "iopslimit") and self.running:
+            from vz.resources import blkio
+
+            value = blkio.current(ct)[name == "iopslimit"]
+            return value if value or name.upper() in conf.values else None
         return getattr(conf, name)
 
     def _addresses(self) -> list[str]:

@@ -375,7 +375,7 @@ DISK = (
         "restart",
         later=RESOURCES,
     ),
-    Option("ioprio", "IOPRIO", "--ioprio", _number(0, 7), "0-7", "Disk I/O priority; 4.", later=RESOURCES),
+    Option("ioprio", "IOPRIO", "--ioprio", _number(0, 7), "0-7", "Disk I/O priority; 4."),
     Option(
         "iolimit",
         "IOLIMIT",
@@ -384,7 +384,6 @@ DISK = (
         "N",
         "Disk bytes a second (command line: a bare number is MB); 0: no limit.",
         set=values.set_iolimit,
-        later=RESOURCES,
     ),
     Option(
         "iopslimit",
@@ -393,7 +392,6 @@ DISK = (
         _number(0, units.INT_MAX),
         "N",
         "Disk operations a second; 0: no limit.",
-        later=RESOURCES,
     ),
 )
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 UBC_ATTRS = frozenset(UBC_KINDS) | {"vm_overcommit"}
-RESOURCE_ATTRS = UBC_ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
+IO_ATTRS = frozenset(("ioprio", "iolimit", "iopslimit"))
+RESOURCE_ATTRS = UBC_ATTRS | IO_ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
 RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options"}
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
@@ -113,6 +114,13 @@ def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
     counted = {name for name in ubc.NAMES if name in values}
     if counted:
         found += counted_only(ct, values, counted)
+    if IO_ATTRS & set(values):
+        from vz.resources import blkio
+
+        changed = Container(ct.ctid, ct.node, load_ct(ct.ctid, ct.node))
+        for attr in IO_ATTRS & set(values):
+            setattr(changed.conf, attr, values[attr])
+        found += blkio.problems(changed, set(IO_ATTRS & set(values)))
     return found
 
 

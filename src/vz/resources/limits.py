@@ -50,6 +50,11 @@ def warnings(ct: Container) -> list[str]:
         asked = [key for key in keys if key in ct.conf.values]
         if asked and cgroup.hierarchies().version(controller) == 0:
             found.append(f"WARNING: this kernel has no {controller} controller: {', '.join(asked)} cannot be kept")
+    asked = [key for key in ("IOPRIO", "IOLIMIT", "IOPSLIMIT") if key in ct.conf.values]
+    if asked:
+        from vz.resources import blkio
+
+        found += [f"WARNING: {text}" for text in blkio.problems(ct, {key.lower() for key in asked})]
     return found
 
 
@@ -246,6 +251,14 @@ def _cpuset(ct: Container, fresh: bool) -> None:
     _write(ct, "cpuset", {1: writes, 2: writes}, ExitCode.SETFSHD_ERROR, "cpumask")
 
 
+def _io(ct: Container, fresh: bool) -> None:
+    if not any(key in ct.conf.values or key.lower() in ct.conf.__dict__ for key in ("IOPRIO", "IOLIMIT", "IOPSLIMIT")):
+        return
+    from vz.resources import blkio
+
+    blkio.apply(ct, running=not fresh)
+
+
 def expand_list(text: str) -> list[int]:
     """Return the numbers of a list such as ``0-3,7``."""
     found: list[int] = []
@@ -271,4 +284,5 @@ _WRITERS = (
     (frozenset(("cpuunits",)), _cpuunits),
     (frozenset(("cpulimit", "cpus")), _cpulimit),
     (frozenset(("cpumask", "nodemask", "cpus")), _cpuset),
+    (frozenset(("ioprio", "iolimit", "iopslimit")), _io),
 )
