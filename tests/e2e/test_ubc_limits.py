@@ -83,6 +83,50 @@ def test_the_limits_of_the_conf_hold_from_birth(vz: Vz, new_ct: Callable[..., in
     assert words["Max pending signals"][1] == "20" and words["Max data size"][1] == str(20000 * 4096)
 
 
+SOCKETS = (
+    "perl -MSocket -e 'for (1..60) { socket($t[$_], PF_INET, SOCK_STREAM, 0) or last; $n = $_ } $e = $!+0; $! = 0; "
+    'for (1..60) { socket($u[$_], PF_INET, SOCK_DGRAM, 0) or last; $m = $_ } print $n, " ", $e, " ", $m, " ", $!+0\''
+)
+
+
+def test_sockets(vz: Vz, pair: tuple[int, int], new_ct: Callable[..., int]) -> None:
+    """The sockets that the CT has already count; refusals are counted; a CT born with the limits has them, too."""
+    ctid, neighbour = pair
+    done = vz("set", ctid, "--numtcpsock", "20", "--numothersock", "30")
+    if done.stderr:
+        assert done.stderr == "WARNING: this kernel cannot enforce, only count: numtcpsock, numothersock\n"
+        pytest.skip("needs BPF programs for sockets")
+    ENOBUFS = 105
+    tcp, why, other, why_other = map(int, vz("exec", ctid, SOCKETS).stdout.split())
+    assert (why, why_other) == (ENOBUFS, ENOBUFS)
+    assert 10 < tcp <= 20 and 20 < other <= 30
+    row = counters(vz, ctid)
+    assert row["numtcpsock"]["failcnt"] == row["numothersock"]["failcnt"] == 1
+    assert row["numtcpsock"]["maxheld"] == 20 >= row["numtcpsock"]["held"] == 20 - tcp
+    assert vz("exec", neighbour, SOCKETS).stdout.split()[::2] == ["60", "60"]
+    vz.ok("set", ctid, "--numtcpsock", "unlimited", "--numothersock", "unlimited")
+    assert vz("exec", ctid, SOCKETS).stdout.split()[::2] == ["60", "60"]
+    options = ("--ram", "256M", "--swap", "0", "--numtcpsock", "9", "--numothersock", "9")
+    born = new_ct(*options, template=template("debian-12"))
+    tcp, why, _, _ = map(int, vz("exec", born, SOCKETS).stdout.split())
+    assert 0 <= tcp <= 9 and why == ENOBUFS
+
+
+def test_what_is_open_already_counts(vz: Vz, new_ct: Callable[..., int]) -> None:
+    ctid = new_ct(template=template("debian-12"))
+    hold = "perl -MSocket -e 'for (1..6) { socket($t[$_], PF_INET, SOCK_STREAM, 0) } $|=1; print 1; sleep 60'"
+    process = vz.node.popen("vzctl", "exec2", str(ctid), hold, stdout=-1, stdin=-3)
+    assert process.stdout is not None and process.stdout.read(1) == b"1"
+    before = counters(vz, ctid)["numtcpsock"]["held"]
+    if vz("set", ctid, "--numtcpsock", "10").stderr:
+        pytest.skip("needs BPF programs for sockets")
+    assert counters(vz, ctid)["numtcpsock"]["held"] >= max(6, before)
+    assert int(vz("exec", ctid, SOCKETS).stdout.split()[0]) <= 4
+    vz("exec", ctid, "pkill perl")
+    process.wait(30)
+    process.stdout.close()
+
+
 def test_processes_that_run_already_are_held_too(vz: Vz, new_ct: Callable[..., int]) -> None:
     ctid = new_ct()
     vz.sh(ctid, "sleep 300 & sleep 300 &")

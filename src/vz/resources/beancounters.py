@@ -101,6 +101,8 @@ class Reading:
         """Return (held, the kernel's own maximum or 0, failcnt)."""
         if name in _FROM_CENSUS:
             return self._of_processes(name), 0, 0
+        if name in ("numtcpsock", "numothersock"):
+            return self._sockets(name)
         if name in _FROM_NETWORK:
             return self._of_network(name), 0, self._tcp_failures(name)
         if name == "numpty":
@@ -128,6 +130,20 @@ class Reading:
         if name == "numfile":
             return self._census.files
         return self._census.signals if name == "numsiginfo" else self._census.locks
+
+    def _sockets(self, name: str) -> tuple[int, int, int]:
+        """Return what the CT's own programs have counted, where it has them; all kinds of other sockets together."""
+        held, peak, failed = self._of_network(name), 0, 0
+        limit = self.limits(name)[1]
+        if limit < UNLIMITED:
+            from vz.resources import socklimits
+
+            found = socklimits.counter(self.ct, name, limit)
+            if found is not None:
+                failed = found[2]
+                if name == "numtcpsock":
+                    held, peak = found[0], found[1]
+        return held, peak, failed
 
     def _of_network(self, name: str) -> int:
         if self._network is None:
@@ -189,6 +205,10 @@ def kept_how(name: str) -> str:
         return ENFORCED if places.version("pids") else COUNTED
     if name in ("physpages", "swappages"):
         return ENFORCED if places.version("memory") else COUNTED
+    if name in ("numtcpsock", "numothersock"):
+        from vz.resources import socklimits
+
+        return APPROXIMATE if socklimits.available() else COUNTED
     if name == "vmguarpages":
         return APPROXIMATE if places.version("memory") == 2 else COUNTED
     return APPROXIMATE if name in APPROXIMATELY else COUNTED
@@ -202,6 +222,8 @@ APPROXIMATELY = {
     "numsiginfo": "each user alone is held to it (RLIMIT_SIGPENDING)",
     "shmpages": "System V shared memory and /dev/shm are each held to it, other tmpfs are not",
     "numpty": "the devpts at /dev/pts is held to it; the root of the container can mount it anew",
+    "numtcpsock": "socket(2) is refused beyond it (ENOBUFS), connections that a listener takes are not",
+    "numothersock": "UDP and raw sockets are refused beyond it (ENOBUFS), Unix and netlink sockets are not",
     "tcpsndbuf": "each socket alone is held to it; on cgroup version 1 tcpsndbuf and tcprcvbuf together, too",
     "tcprcvbuf": "each socket alone is held to it; on cgroup version 1 tcpsndbuf and tcprcvbuf together, too",
     "vmguarpages": "its barrier is spared when the node reclaims memory, as long as others have some",

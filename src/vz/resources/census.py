@@ -138,3 +138,29 @@ def file_system(fd: int, pid: int) -> str:
             if line.startswith(f"{mount} "):
                 return line.partition(" - ")[2].split(" ")[0]
     return ""
+
+
+def socket_protocols(ct: Container) -> dict[str, bytes]:
+    """Return {``socket:[inode]``: the kernel's name of its protocol}, of the sockets that processes of *ct* have open."""
+    found: dict[str, bytes] = {}
+    for pid in pids(ct):
+        folder = f"/proc/{pid}/fd"
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            try:
+                # by a descriptor of ours, which stays what it is: a file that the CT serves may never answer
+                fd = os.open(f"{folder}/{name}", os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                link = os.readlink(f"/proc/self/fd/{fd}")
+                if link.startswith("socket:[") and link not in found:
+                    found[link] = os.getxattr(f"/proc/self/fd/{fd}", "system.sockprotoname").rstrip(b"\0")
+            except OSError:
+                pass
+            finally:
+                os.close(fd)
+    return found

@@ -251,6 +251,15 @@ def _cpuset(ct: Container, fresh: bool) -> None:
     _write(ct, "cpuset", {1: writes, 2: writes}, ExitCode.SETFSHD_ERROR, "cpumask")
 
 
+def _sockets(ct: Container, fresh: bool) -> None:
+    pairs = {name: value for name in ("numtcpsock", "numothersock") if (value := _said(ct, name)) is not None}
+    if not pairs or (fresh and all(value[1] >= UNLIMITED for value in pairs.values())):
+        return
+    from vz.resources import socklimits
+
+    socklimits.apply(ct, pairs, running=not fresh)
+
+
 def _io(ct: Container, fresh: bool) -> None:
     if not any(key in ct.conf.values or key.lower() in ct.conf.__dict__ for key in ("IOPRIO", "IOLIMIT", "IOPSLIMIT")):
         return
@@ -284,5 +293,6 @@ _WRITERS = (
     (frozenset(("cpuunits",)), _cpuunits),
     (frozenset(("cpulimit", "cpus")), _cpulimit),
     (frozenset(("cpumask", "nodemask", "cpus")), _cpuset),
+    (frozenset(("numtcpsock", "numothersock")), _sockets),
     (frozenset(("ioprio", "iolimit", "iopslimit")), _io),
 )
