@@ -141,7 +141,7 @@ def file_system(fd: int, pid: int) -> str:
 
 
 def socket_protocols(ct: Container) -> dict[str, bytes]:
-    """Return {``socket:[inode]``: the kernel's name of its protocol}, of the sockets that processes of *ct* have open."""
+    """Return {``socket:[inode]``: the name of its protocol} of every socket that a process of *ct* has open."""
     found: dict[str, bytes] = {}
     for pid in pids(ct):
         folder = f"/proc/{pid}/fd"
