@@ -89,9 +89,9 @@ SOCKETS = (
 )
 
 
-def test_sockets(vz: Vz, pair: tuple[int, int], new_ct: Callable[..., int]) -> None:
+def test_sockets(vz: Vz, new_ct: Callable[..., int]) -> None:
     """The sockets that the CT has already count; refusals are counted; a CT born with the limits has them, too."""
-    ctid, neighbour = pair
+    ctid, neighbour = (new_ct(template=template("debian-12")) for _ in range(2))
     done = vz("set", ctid, "--numtcpsock", "20", "--numothersock", "30")
     if done.stderr:
         assert done.stderr == "WARNING: this kernel cannot enforce, only count: numtcpsock, numothersock\n"
