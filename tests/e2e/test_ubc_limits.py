@@ -182,6 +182,22 @@ def test_what_is_counted_only_is_said_and_marked(vz: Vz, node: Node, ct: int) ->
     assert vz("set", ct, "--kmemsize", "unlimited").stderr == ""
 
 
+def test_reset_ub_changes_nothing_where_nothing_has_changed(vz: Vz, new_ct: Callable[..., int]) -> None:
+    ctid = new_ct("--ram", "256M", "--swap", "64M", "--numfile", "500")
+    before = vz("exec", ctid, "cat /proc/1/limits").stdout, counters(vz, ctid)["lockedpages"]
+    done = vz("set", ctid, "--reset_ub")
+    assert (done.returncode, done.stdout, done.stderr) == (0, SET, "")
+    assert (vz("exec", ctid, "cat /proc/1/limits").stdout, counters(vz, ctid)["lockedpages"]) == before
+
+
+def test_ram_leaves_what_was_set_live(vz: Vz, new_ct: Callable[..., int]) -> None:
+    ctid = new_ct("--ram", "256M", "--swap", "64M")
+    vz.ok("set", ctid, "--privvmpages", "30000")
+    vz.ok("set", ctid, "--ram", "128M", "--swap", "0")
+    assert counters(vz, ctid)["privvmpages"]["limit"] == 30000
+    assert str(30000 * 4096) in vz("exec", ctid, "grep 'data size' /proc/1/limits").stdout.split()
+
+
 def test_reset_ub(vz: Vz, ct: int) -> None:
     vz.ok("set", ct, "--numfile", "500", "--numproc", "100", "--numpty", "9", "--save")
     vz.ok("set", ct, "--numfile", "400", "--numproc", "50", "--numpty", "7")

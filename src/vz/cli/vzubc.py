@@ -222,7 +222,7 @@ def table(ctid: int, rows: dict[str, Row], asked: dict[str, str], change: dict[s
         used.add(mark)
         lines.append(line + mark + "\n")
         if "verbose" in asked and mark.strip():
-            lines.append(f"{'':12}  {extent(name)}\n")
+            lines.append(f"{'':12}  {'counted only' if mark == MARKS['counted'] else extent(name)}\n")
     if not lines:
         return ""
     head = f"{'CT ' + str(ctid):<12}| HELD Bar% Lim%| MAXH Bar% Lim%| BAR | LIM | FAIL"

@@ -26,9 +26,12 @@ def asked(ct: Container) -> dict[str, tuple[int, int]]:
 
 def process_limits(ct: Container) -> dict[int, int]:
     """Return {RLIMIT_ number: hard limit} that the CT's processes are born with."""
+    limits = asked(ct)
+    if not limits:
+        return {}
     from vz.resources import rlimits
 
-    return rlimits.wanted(asked(ct))
+    return rlimits.wanted(limits)
 
 
 def begin(ct: Container, init_pid: int) -> None:
@@ -60,11 +63,14 @@ def change(ct: Container, record: Record, changed: set[str]) -> None:
     if names:
         limits.apply(ct, set(names))
     if changed & _DERIVED_FROM:
-        said = {name for name in ubc.NAMES if name.upper() in ct.conf.values or name in ct.conf.__dict__}
-        names |= {"lockedpages", "oomguarpages", "vmguarpages", "privvmpages"} - said
-    held = names & rlimits.NUMBERS.keys() - ({"lockedpages"} - changed)
+        derived = {"lockedpages", "oomguarpages", "vmguarpages"}
+        if ct.conf.vm_overcommit:
+            derived.add("privvmpages")
+        names |= {name for name in derived if name.upper() not in ct.conf.values and name not in ct.conf.__dict__}
+    held = names & rlimits.NUMBERS.keys()
     if held:
-        wanted = rlimits.wanted({name: effective[name] for name in held})
+        said = asked(ct)  # what VSwap derives from RAM holds by the limit of that already
+        wanted = rlimits.wanted({name: said[name] for name in held if name in said})
         numbers = {rlimits.NUMBERS[name]: wanted.get(rlimits.NUMBERS[name]) for name in held}
         rlimits.apply_live(ct, numbers)
         for number, value in numbers.items():
