@@ -33,6 +33,7 @@ def read(ctid: int) -> dict[str, Kept]:
     except OSError:
         return {}
     try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
         return parse(os.read(fd, 65536).decode("ascii", "replace"))
     finally:
         os.close(fd)
