@@ -83,7 +83,7 @@ def _tcp(limits: Limits, names: set[str]) -> None:
 
 
 def _mounts(limits: Limits, names: set[str]) -> None:
-    """Give /dev/pts and /dev/shm their new sizes; a CT that has put something else there keeps that."""
+    """Give /dev/pts and /dev/shm their new sizes; EINVAL, ENOENT where the CT has something else there."""
     plain = mounts.MS_REMOUNT | mounts.MS_NOSUID
     if "numpty" in names:
         most = max(1, min(limits["numpty"][1], 1 << 20))

@@ -50,6 +50,10 @@ def begin(ct: Container, init_pid: int) -> None:
         guestlimits.apply(ct, init_pid, limits, names, born=True)
 
 
+def _was_limited(kept: ubfile.Kept | None) -> bool:
+    return kept is not None and kept.limits is not None and kept.limits[1] < UNLIMITED
+
+
 def change(ct: Container, record: Record, changed: set[str]) -> None:
     """Bring the beancounters that *changed* names into force on a running CT; its configuration has them already.
 
@@ -79,8 +83,11 @@ def change(ct: Container, record: Record, changed: set[str]) -> None:
             else:
                 record.rlimits[number] = value
         record.save()
-    if names & guestlimits.ATTRS:
+    before = ubfile.read(ct.ctid)
+    never = {name for name in names if effective[name][1] >= UNLIMITED and not _was_limited(before.get(name))}
+    in_guest = names & guestlimits.ATTRS - never
+    if in_guest:
         if effective["numpty"][1] >= UNLIMITED:
             effective["numpty"] = (limits.PTY_DEFAULT, limits.PTY_DEFAULT)
-        guestlimits.apply(ct, record.init_pid, effective, names & guestlimits.ATTRS, born=False)
+        guestlimits.apply(ct, record.init_pid, effective, in_guest, born=False)
     ubfile.set_limits(ct.ctid, {name: effective[name] for name in names})
