@@ -12,6 +12,11 @@ PROGRAMS = {
     "vzifup-post": "vzifup_post",
     "vznetcfg": "vznetcfg",
     "vznetaddbr": "vznetaddbr",
+    "vzubc": "vzubc",
+    "vzcalc": "vzcalc",
+    "vzmemcheck": "vzmemcheck",
+    "vzcpucheck": "vzcpucheck",
+    "vzsplit": "vzsplit",
     "arpsend": "arpsend",
     "ndsend": "ndsend",
 }

@@ -170,9 +170,13 @@ def _take_down(ct: Container, facts: Facts) -> str:
 def _set(ct: Container, facts: Facts) -> str:
     _tell("set", "applying its configuration again")
     if ct.is_running():
-        from vz.resources import limits
+        from vz.config import ubc
+        from vz.resources import limits, ubc_limits
 
         limits.apply(ct, set())
+        record = ct.record()
+        if record is not None:
+            ubc_limits.change(ct, record, set(ubc.NAMES))
     return ""
 
 
