@@ -224,7 +224,7 @@ def cases(ctid: int, rig: Rig) -> dict[str, Case]:
         Case("start", "stopped", ("start", ctid), (0, 32)),
         Case("stop", "running", ("stop", ctid, "--fast"), (0,)),
         Case("restart", "running", ("restart", ctid, "--fast"), (0,), ("stopped",)),
-        Case("set-save", "stopped", ("set", ctid, *live, *netif, "--save"), (0,)),
+        Case("set-save", "stopped", ("set", ctid, *live, *netif, "--save"), (0, 130)),
         Case("set-live", "running", ("set", ctid, *live, *netif, "--save"), (0, 130)),
         Case("set-unsaved", "running", ("set", ctid, "--ipadd", "198.51.100.2", "--hostname", "two.example.com"), (0,)),
         Case("destroy", "stopped", ("destroy", ctid), (0,)),

@@ -213,3 +213,4 @@ _WRITERS = (
     (frozenset(("cpulimit", "cpus")), _cpulimit),
     (frozenset(("cpumask", "nodemask", "cpus")), _cpuset),
 )
+ATTRS = frozenset().union(*(attrs for attrs, _ in _WRITERS))
