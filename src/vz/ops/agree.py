@@ -114,28 +114,29 @@ def _netifs(ct: Container, record: Record, sides: list[list[str]]) -> list[str]:
     """Bring the interfaces of *sides*, each [name inside, name on the node, MAC], before and after, to the conf."""
     warnings: list[str] = []
     wanted = {netif.ifname: netif for netif in ct.conf.netif or []}
-    for ifname in dict.fromkeys(side[0] for side in sides):
-        mine = [side for side in sides if side[0] == ifname]
-        netif = wanted.get(ifname)
-        for _, host, mac in mine:
-            veth.unfilter(record, host)
-            connect.filtered(lambda host=host, mac=mac: table.delete_netif(host, mac), "", 0)  # type: ignore[misc]
-        with rt.Route() as sock:
+    fresh = []
+    with rt.Route() as sock:
+        for ifname in dict.fromkeys(side[0] for side in sides):
+            mine = [side for side in sides if side[0] == ifname]
+            netif = wanted.get(ifname)
+            for _, host, mac in mine:
+                veth.unfilter(record, host)
+                connect.filtered(lambda host=host, mac=mac: table.delete_netif(host, mac), "", 0)  # type: ignore[misc]
             there = [host for _, host, _ in mine if rt.link_get(sock, host) is not None]
+            record.netifs = [pair for pair in record.netifs if pair[1] != ifname]
             if netif is not None and there and len(mine) > 1:  # changed in place: it keeps what it has inside
-                record.netifs = [pair for pair in record.netifs if pair[1] != ifname or pair[0] == there[0]]
-                if (there[0], ifname) not in record.netifs:
-                    record.netifs.append((there[0], ifname))
+                record.netifs.append((there[0], ifname))
                 other = Netif(**{field: getattr(netif, field) for field in FIELDS})
                 other.host_ifname, other.mac, other.bridge = there[0], "-", "-"
                 warnings += live.change_netif(ct, record, other, netif)
                 continue
             for host in there:
                 venet.delete_link(sock, host)
-            record.netifs = [pair for pair in record.netifs if pair[1] != ifname]
             record.save()
             if netif is not None:
-                warnings += connect.add_netif(sock, ct, record, netif, record.init_pid)
+                fresh.append(netif)
+        for netif in fresh:  # when those that go no longer have its number
+            warnings += connect.add_netif(sock, ct, record, netif, record.init_pid)
     return warnings
 
 
