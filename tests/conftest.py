@@ -27,16 +27,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the VM, skip by name what cannot run there, saying why."""
-    if "VZ_TEST_VM" not in os.environ:
+    """In a VM, skip by name what cannot run there, saying why."""
+    kind = os.environ.get("VZ_TEST_VM")
+    if kind is None:
         return
-    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "e2e"))
-    from vm_limits import IN_VM
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "vm"))
+    from vm_limits import reasons
 
+    why = reasons(kind, "VZ_TEST_VM_WHOLE" in os.environ)
     for item in items:
-        for name, reason in IN_VM.items():
+        for name, reason in why.items():
             if item.name == name or item.name.partition("[")[0] == name or item.path.name == name:
-                item.add_marker(pytest.mark.skip(reason=f"in the VM: {reason}"))
+                item.add_marker(pytest.mark.skip(reason=f"in the VM: {name}: {reason}"))
 
 
 def needs(feature: str, probe: Callable[[], object]) -> None:

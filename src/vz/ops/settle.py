@@ -85,6 +85,10 @@ def clear(ct: Container) -> None:
             warn(text)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
+    if os.path.isdir(f"{RUN}/{ct.ctid}/lower"):  # killed in the midst of a mount, on a kernel before Linux 6.15
+        from vz.disk import overlay
+
+        overlay.detach_layers(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}"):
         try:
             remove(path)
