@@ -168,15 +168,11 @@ def _take_down(ct: Container, facts: Facts) -> str:
 
 
 def _set(ct: Container, facts: Facts) -> str:
-    _tell("set", "applying its configuration again")
-    if ct.is_running():
-        from vz.config import ubc
-        from vz.resources import limits, ubc_limits
+    from vz.ops.agree import agree
 
-        limits.apply(ct, set())
-        record = ct.record()
-        if record is not None:
-            ubc_limits.change(ct, record, set(ubc.NAMES))
+    _tell("set", "bringing the container to its configuration")
+    for text in agree(ct, facts):
+        warn(text)
     return ""
 
 

@@ -300,3 +300,4 @@ _WRITERS = (
     (frozenset(("numtcpsock", "numothersock")), _sockets),
     (frozenset(("ioprio", "iolimit", "iopslimit")), _io),
 )
+ATTRS = frozenset().union(*(attrs for attrs, _ in _WRITERS))
