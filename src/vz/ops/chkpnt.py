@@ -20,13 +20,9 @@ from vz.net import lock
 from vz.ops import carry, dumped, journal, mount
 from vz.ops.join import open_init
 from vz.ops.report import say, warn
-from vz.ops.settle import clear
+from vz.ops.settle import clear, forget_run
 from vz.ops.undo import check_interrupt
 from vz.resources import cgroups, tree
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # a connection that nobody has accepted yet fails a dump, and so does a netlink message that nobody has read, or a watch
 # on a file that has just gone; most are taken a moment later
@@ -258,9 +254,10 @@ def end_suspended(ct: Container) -> None:
     clear(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
+    forget_run(ct)
 
 
-def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> None:
+def mend(ct: Container, facts: dict[str, str]) -> None:
     """Finish or undo a chkpnt that was killed: the dump counts or it does not, and the CT is where that says."""
     path, serial = facts["path"], facts["serial"]
     keep = facts.get("keep") == "yes"
