@@ -109,14 +109,14 @@ def register(ctid: int, first: int, count: int) -> None:
         os.close(lock)
 
 
-def is_of_another(ctid: int, first: int, count: int) -> bool:
-    """Tell whether a part of the range is kept for another CT than *ctid*, alive or destroyed."""
-    return any(kept.ctid != ctid for kept in _overlapping(first, count))
-
-
 def owner_of(first: int) -> int | None:
     """Return the living CT that the range beginning at *first* is kept for, or None."""
     return next((kept.ctid for kept in _read(first // RANGE) if kept.first == first and not kept.destroyed), None)
+
+
+def is_taken(ctid: int, first: int, count: int) -> bool:
+    """Tell whether another CT than *ctid* has a part of the range, with files that are still being deleted too."""
+    return any(kept.ctid != ctid for kept in _overlapping(first, count))
 
 
 def retire(first: int, ctid: int) -> None:

@@ -179,14 +179,14 @@ def _set(ct: Container, facts: Facts) -> str:
 def _chkpnt(ct: Container, facts: Facts) -> str:
     from vz.ops import chkpnt
 
-    chkpnt.mend(ct, facts, say)
+    chkpnt.mend(ct, facts)
     return ""
 
 
 def _restore(ct: Container, facts: Facts) -> str:
     from vz.ops import restore
 
-    restore.mend(ct, facts, say)
+    restore.mend(ct, facts)
     return ""
 
 

@@ -17,17 +17,12 @@ from vz.container.record import External, Record, parse_record
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.process import starttime
 from vz.net import carried, claims, venet
-from vz.ops import carry, dumped, journal, mount
-from vz.ops.inside import device_externals
+from vz.ops import carry, dumped, inside, journal, mount
 from vz.ops.report import say, warn
 from vz.ops.start import forget, new_record, published
 from vz.ops.trash import discard
 from vz.ops.undo import Undo, check_interrupt
 from vz.resources import cgroups, devices, tree
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class NotRestored(VzError):
@@ -62,6 +57,7 @@ def begin(ct: Container, path: str) -> None:
         raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
     say("Restoring container ...")
     check(ct, path)
+    adopt_ids(ct, path)
     journal.begin(ct.ctid, "restore", path=path)
 
 
@@ -114,7 +110,6 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         raise NotRestored(f"Unable to restore: {path} has no record of the container")
     had, wanted = dumped.addresses(ct, store.info(path))
     probe = net.begin_probe(ct, wanted, skip=skip_arpdetect)
-    adopt_ids(ct, path)
     with Undo(warn) as undo:
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
@@ -152,12 +147,12 @@ def change_addresses(ct: Container, record: Record, had: list[str], wanted: list
         return
     gone = [address for address in had if address not in wanted]
 
-    def inside() -> bytes:
+    def change() -> bytes:
         venet.forget_inside(ct.ctid, gone, wanted)
         venet.configure_inside(ct.ctid, wanted)
         return b""
 
-    carried.in_netns(record.init_pid, inside)
+    carried.in_netns(record.init_pid, change)
 
 
 def undump(ct: Container, record: Record, path: str) -> None:
@@ -183,7 +178,7 @@ def adopt_ids(ct: Container, path: str) -> None:
     A range that another CT has got (the conf came from another node, say) is given up for a free one.
     """
     base, count = ct.idmap
-    if base and ids.is_of_another(ct.ctid, base, count):
+    if base and ids.is_taken(ct.ctid, base, count):
         ct.conf.local_uid = ct.conf.local_gid = None
         warn(f"Host ids from {base} on are another container's now: this one gets others")
     mount.ensure_ids(ct)
@@ -197,8 +192,8 @@ def adopt_ids(ct: Container, path: str) -> None:
 
 def present_record(ct: Container, saved: Record) -> Record:
     """Return the run record of a CT that is coming back: its mounts and devices as dumped, their sources as now."""
-    record = new_record(ct)
-    record.externals = device_externals(devices.make_nodes(ct))
+    record = new_record(ct, "")  # the journal says how far it has come
+    record.externals = inside.device_externals(devices.make_nodes(ct))
     sources = {item.key: item.source for item in record.externals}
     record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
     missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
@@ -211,6 +206,7 @@ def present_record(ct: Container, saved: Record) -> Record:
 
 def release(ct: Container, record: Record) -> None:
     """Let a loaded CT run, and tell old clients its pid."""
+    record.save()
     published(ct, record)
     cgroups.thaw(ct)
 
@@ -229,7 +225,7 @@ def instead_of_start(ct: Container, *, skip_remount: bool = False) -> bool:
     return False
 
 
-def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> None:
+def mend(ct: Container, facts: dict[str, str]) -> None:
     """Finish or undo a restore that was killed: before its dump was retired nothing of the CT has run."""
     path = facts["path"]
     criu.kill_stragglers(f"{path}/images")

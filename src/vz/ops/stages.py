@@ -15,7 +15,7 @@ from vz.kernel.files import read_text, write_atomically
 from vz.net import lock
 from vz.ops import chkpnt, journal, mount, restore
 from vz.ops.report import say
-from vz.ops.settle import clear
+from vz.ops.settle import clear, forget_run
 from vz.ops.trash import discard
 from vz.resources import cgroups
 
@@ -97,6 +97,7 @@ def kill_undumped(ct: Container) -> None:
     clear(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
+    forget_run(ct)
 
 
 def _need_frozen(ct: Container, hint: str) -> None:

@@ -177,8 +177,7 @@ def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
 
 
 def published(ct: Container, record: Record) -> None:
-    """Save the record of a CT that runs, and tell old clients its pid and its network namespace."""
-    record.save()
+    """Tell old clients the pid and the network namespace of a CT that runs."""
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
