@@ -3,7 +3,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 SHELL := /bin/bash
-COMMANDS := vzctl vzlist vzpid vztmpl vztmpl-dl vzcfgvalidate vzifup-post vznetcfg vznetaddbr arpsend ndsend
+COMMANDS := vzctl vzlist vzpid vztmpl vztmpl-dl vzcfgvalidate vzifup-post vznetcfg vznetaddbr arpsend ndsend vzmigrate
 TEMPLATES := $(shell $(PYTHON) -c 'import os; m = os.uname().machine; print(f"busybox-{m} debian-12-{m} debian-13-{m} debian-12-{m}-sysvinit")')
 umask := umask 022;
 

@@ -14,6 +14,7 @@ PROGRAMS = {
     "vznetaddbr": "vznetaddbr",
     "arpsend": "arpsend",
     "ndsend": "ndsend",
+    "vzmigrate": "vzmigrate",
 }
 
 VERBS = {

@@ -75,6 +75,15 @@ def owner_of(first: int) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+def ranges_of(ctid: int) -> list[int]:
+    """Return the first ids of the ranges that are kept for CT *ctid*."""
+    try:
+        names = os.listdir(IDS_DIR)
+    except FileNotFoundError:
+        return []
+    return sorted(int(name) for name in names if name.isdecimal() and owner_of(int(name)) == ctid)
+
+
 def release(first: int, ctid: int) -> None:
     """Give the ranges from *first* on that are kept for *ctid* back to the pool; nothing when there are none."""
     while owner_of(first) == ctid:

@@ -72,6 +72,10 @@ class CTLock:
         finally:
             os.unlink(temporary)
 
+    def holder(self) -> int:
+        """Return the pid of who has the lock, 0 for nobody or somebody who does not say."""
+        return self._holder() or 0
+
     def _holder(self) -> int | None:
         """Return the pid in the file, 0 when there is no file any more, None when it says nothing (yet)."""
         try:

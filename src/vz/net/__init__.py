@@ -12,6 +12,7 @@ from vz.net.attach import (
     delete_netif,
     detach,
     give_back_devices,
+    owner_of,
     restore_host_side,
     usable_addresses,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "delete_netif",
     "detach",
     "give_back_devices",
+    "owner_of",
     "restore_host_side",
     "usable_addresses",
 ]

@@ -132,6 +132,15 @@ def release(ct: Container, addresses: list[str]) -> None:
             pass
 
 
+def owner_of(address: str) -> int:
+    """Return the running CT that has *address*, 0 for none."""
+    try:
+        owner = os.readlink(f"{IP_DIR}/{address}")
+    except OSError:
+        return 0
+    return int(owner) if _runs(owner) else 0
+
+
 def venet_lines(ct: Container, init_pid: int) -> list[str]:
     device, mac = table.host_name(ct.ctid), venet_mac(ct.ctid)
     return [

@@ -11,28 +11,32 @@ import os
 from vz.config.paths import STATE
 from vz.container import ids
 from vz.container.ct import Container
-from vz.kernel.files import make_dirs, read_text, write_atomically
+from vz.kernel.files import make_dirs, read_text, sync_directory, write_atomically
 from vz.ops.report import say
 
 JOURNAL_DIR = f"{STATE}/journal"
 
 
-def begin(ctid: int, operation: str, **facts: str | int) -> None:
-    """Note that *operation* begins on CT *ctid*, with what is needed to finish or undo it."""
+def begin(ctid: int, operation: str, *, durable: bool = False, **facts: str | int) -> None:
+    """Note that *operation* begins on CT *ctid*, with what is needed to finish or undo it.
+
+    It answers a killed command, so it need not be synced: after a power cut the conf, written last and synced, decides.
+    A migration's does, since another node counts on it: *durable*.
+    """
     lines = [f"operation={operation}"] + [f"{key}={value}" for key, value in facts.items()]
     make_dirs(JOURNAL_DIR, 0o700)
-    # not synced: it answers a killed command, and after a power cut the conf, written last and synced, decides
-    write_atomically(
-        f"{JOURNAL_DIR}/{ctid}", ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), 0o600, durable=False
-    )
+    text = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+    write_atomically(f"{JOURNAL_DIR}/{ctid}", text, 0o600, durable=durable)
 
 
-def end(ctid: int) -> None:
+def end(ctid: int, *, durable: bool = False) -> None:
     """Note that the operation has ended, well or undone."""
     try:
         os.unlink(f"{JOURNAL_DIR}/{ctid}")
     except FileNotFoundError:
-        pass
+        return
+    if durable:
+        sync_directory(JOURNAL_DIR)
 
 
 def read(ctid: int) -> dict[str, str]:
@@ -45,7 +49,11 @@ def read(ctid: int) -> dict[str, str]:
 
 
 def mend(ct: Container) -> None:
-    """Undo a killed create, finish a killed destroy; nothing when there is no journal."""
+    """Undo a killed create, finish a killed destroy; nothing when there is no journal.
+
+    Raises:
+        VzError: a migration was interrupted at the one moment when only the other node knows, and it cannot be asked.
+    """
     facts = read(ct.ctid)
     if not facts:
         return
@@ -65,6 +73,10 @@ def mend(ct: Container) -> None:
             from vz.resources import limits
 
             limits.apply(ct, set())
+    elif operation in ("migrate", "migrate-in"):
+        from vz.ops.migrate import mend as migration
+
+        return migration.mend(ct, facts)  # which ends it, or says why it cannot
     end(ct.ctid)
 
 

@@ -1,0 +1,143 @@
+"""What both nodes are asked before anything is done: everything that would stop a migration later, all at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from vz import net
+from vz.config.nodeconfig import NodeConfig
+from vz.container.ct import Container
+from vz.disk import layout, overlay
+from vz.errors import VzError
+from vz.kernel.network import device_exists
+from vz.kernel.process import which
+from vz.ops import names
+from vz.ops.migrate import incoming
+from vz.ops.migrate.errors import (
+    CONFIG_FAILED,
+    COPY_FAILED,
+    IP_IN_USE,
+    NO_PLOOP,
+    NOT_RUNNING,
+    START_FAILED,
+    MigrateFailed,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SPARE_BYTES = 64 << 20  # left free on the destination
+PROTOCOL = 1
+
+
+def node_facts(node: NodeConfig) -> dict[str, Any]:
+    """Return what a node says of itself at the beginning."""
+    system = os.uname()
+    return {"protocol": PROTOCOL, "node": system.nodename, "machine": system.machine, "kernel": system.release}
+
+
+def ct_facts(ct: Container, *, was: str, online: bool) -> dict[str, Any]:
+    """Return what the destination has to know of *ct*; sizes are estimates, of a tree that may be in use.
+
+    Raises:
+        MigrateFailed: it cannot be moved at all.
+    """
+    name = layout.layout_name(ct)
+    if name == "ploop":
+        raise MigrateFailed("The ploop layout is not available in this version", NO_PLOOP)
+    size, files = used(f"{ct.private}/up" if name == "overlay" else ct.private)
+    netifs = ct.conf.netif or []
+    return {
+        "ctid": ct.ctid,
+        "name": ct.conf.name or "",
+        "was": was,
+        "online": online,
+        "layout": name,
+        "digest": overlay.lower_digest(ct.private) if name == "overlay" else "",
+        "template": ct.conf.ostemplate or "",
+        "addresses": ct.addresses(),
+        "bridges": sorted({netif.bridge for netif in netifs if netif.bridge}),
+        "netdevs": list(ct.conf.netdev or []),
+        "devnodes": [device for device, mode in ct.conf.devnodes or [] if mode],
+        "size": size,
+        "files": files,
+    }
+
+
+def used(top: str) -> tuple[int, int]:
+    """Return (bytes on disk, files) below *top*."""
+    from vz.disk.changes import Tree, look
+
+    with Tree(top) as tree:
+        found = look(tree.path)
+    return found.bytes, len(found.entries)
+
+
+def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]:
+    """Look at this node, as the destination of the CT of *facts*, and return every problem and what is to come first."""
+    problems: list[dict[str, Any]] = []
+
+    def problem(code: int, text: str, about: str = "") -> None:
+        problems.append({"code": code, "text": text, "about": about})
+
+    if not node.is_yes("VIRTUOZZO"):
+        problem(NOT_RUNNING, "VIRTUOZZO is not yes in /etc/vz/vz.conf of the destination node")
+    reused = False
+    try:
+        reused = incoming.check_free(node, ctid)
+    except MigrateFailed as exc:
+        problem(exc.code, str(exc))
+    if facts["name"]:
+        try:
+            names.check_free(ctid, facts["name"])
+        except VzError as exc:
+            problem(CONFIG_FAILED, f"on the destination node: {exc}")
+    for program in ("rsync", "ip", "nft"):
+        try:
+            which(program)
+        except FileNotFoundError:
+            problem(NOT_RUNNING, f"{program} is not installed on the destination node")
+    for address in facts["addresses"]:
+        owner = net.owner_of(address)
+        if owner:
+            problem(IP_IN_USE, f"address {address} is in use by CT {owner} on the destination node")
+        if ":" in address and not node.ipv6:
+            problem(NOT_RUNNING, f"IPv6 is off in vz.conf of the destination node: {address} would be lost", "ipv6")
+    if facts["was"] == "running":
+        for device in [*facts["bridges"], *facts["netdevs"]]:
+            if not device_exists(device):
+                problem(START_FAILED, f"network device {device} is not on the destination node")
+        for device in facts["devnodes"]:
+            if not _is_device(f"/dev/{device}"):
+                problem(START_FAILED, f"device /dev/{device} is not on the destination node")
+    wanted = incoming.template_wanted(node, facts["digest"])
+    check_space(node, ctid, facts, problem, reused=reused)
+    return {"problems": problems, "template": not wanted}
+
+
+def check_space(node: NodeConfig, ctid: int, facts: dict[str, Any], problem: Any, *, reused: bool) -> None:
+    """Compare what comes with what is free; a kept copy of it may be there already, and then only the copying tells."""
+    private, _ = incoming.paths(node, ctid)
+    place = private
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    free = os.statvfs(place)
+    free_bytes = free.f_bavail * free.f_frsize
+    if facts["size"] + SPARE_BYTES > free_bytes and not reused:
+        problem(
+            COPY_FAILED,
+            f"{place} on the destination node has {free_bytes >> 20} MB free, the container needs "
+            f"{(facts['bytes'] + SPARE_BYTES) >> 20} MB",
+        )
+    if free.f_files and facts["files"] > free.f_favail and not reused:
+        problem(COPY_FAILED, f"{place} on the destination node has {free.f_favail} inodes free, not {facts['files']}")
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
