@@ -72,6 +72,20 @@ def stay(ct: Container, entry: log.Log) -> None:
     entry.end()
 
 
+def bring_back(ct: Container, was: str) -> None:
+    """Start or mount the CT, which stays here, as it *was*; a failure is said."""
+    from vz.ops import mount, start
+
+    ct.forget_record()
+    try:
+        if was == "running" and not ct.is_running():
+            start.start(ct, force=True)
+        elif was == "mounted" and not ct.is_mounted() and not ct.is_running():
+            mount.mount(ct)
+    except VzError as exc:
+        warn(f"The container could not be brought back here ({was}): {exc}")
+
+
 def leave(ct: Container, entry: log.Log) -> None:
     """The CT has gone: remove what is here, or with ``-r no`` put its conf aside; tell the destination that we know."""
     facts = entry.facts

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import time
-
 from vz.container.ct import Container
 from vz.disk import moved
 from vz.disk.changes import Tree
 from vz.errors import Interrupted, VzError
 from vz.ops.migrate import checks, log, outgoing
-from vz.ops.migrate.errors import CANT_CONNECT, START_FAILED, STOP_FAILED, STOPPED, MigrateFailed
+from vz.ops.migrate.errors import CANT_CONNECT, COPY_FAILED, STOP_FAILED, STOPPED, VERSION, MigrateFailed
+from vz.ops.migrate.guard import Guard
 from vz.ops.migrate.session import DETAIL, PROGRESS, Session, complain
 from vz.ops.migrate.ssh import Refused
 from vz.ops.migrate.wire import Broken
 from vz.ops.report import say, warn
 from vz.requests import Migrate
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
 
 
 def migrate(ct: Container, request: Migrate, *, was_running: bool = False) -> None:
@@ -65,7 +60,7 @@ def check(session: Session) -> None:
     session.stage("Checks")
     hello = session.ask("hello")
     if hello["protocol"] != checks.PROTOCOL:
-        raise MigrateFailed(f"vz on {session.request.host} is of another version: bring both to one", 17)
+        raise MigrateFailed(f"vz on {session.request.host} is of another version: bring both to one", VERSION)
     session.facts = checks.ct_facts(session.ct, was=session.was, online=session.request.online)
     session.facts["there"] = hello
     answer = session.ask("check", **{key: value for key, value in session.facts.items() if key != "there"})
@@ -75,14 +70,20 @@ def check(session: Session) -> None:
 
 def move(session: Session) -> None:
     """Do it; on failure the CT is brought back into the state that it had."""
+    guard = Guard(session.ct.node, session.ct.ctid)
     try:
         if session.request.online:
             raise MigrateFailed("Live migration is not available in this version", STOPPED)
         offline(session)
-    except (VzError, Broken, OSError):
+    except (VzError, Broken, OSError) as exc:
         stay(session)
+        guard.dismiss()
+        if isinstance(exc, OSError):
+            where = f"{exc.filename}: " if exc.filename else ""
+            raise MigrateFailed(f"{where}{exc.strerror}", COPY_FAILED) from exc
         raise
     finish(session)
+    guard.dismiss()
 
 
 def offline(session: Session) -> None:
@@ -101,7 +102,7 @@ def offline(session: Session) -> None:
         if session.was in ("running", "mounted"):
             session.copy_files(top, there, running=True)
             halt(session)
-        session.stage("Copying what changed" if len(session.stages) > 3 else "Copying files")
+            session.stage("Copying what changed")
         session.copy_files(top, there, running=False)
     session.ask("adopt", digest=session.facts["digest"])
     base = session.send_configuration()
@@ -166,37 +167,35 @@ def stay(session: Session) -> None:
         if outgoing.is_there(ct.ctid, entry.facts):
             entry.at(log.LEAVING)
     if entry.stage == log.LEAVING:
+        warn(f"The container is on {session.request.host}")
         outgoing.leave(ct, entry)
-        warn(f"The container is on {session.request.host}, and was removed here")
         return
+    clean = True
     try:
         session.ask("abort")
-    except (Broken, VzError):
-        pass  # it does so by itself, once it notices that we are gone
-    bring_back(session)
+    except Broken:
+        clean = False
+    except VzError:
+        pass  # nothing had begun
+    outgoing.bring_back(ct, session.was)
     entry.end()
-
-
-def bring_back(session: Session) -> None:
-    """Start or mount the CT here, as it was."""
-    from vz.ops import mount, start
-
-    ct = session.ct
-    ct.forget_record()
-    try:
-        if session.was == "running" and not ct.is_running():
-            start.start(ct, force=True)
-        elif session.was == "mounted" and not ct.is_mounted():
-            mount.mount(ct)
-    except VzError as exc:
-        warn(f"The container could not be brought back to {session.was} here: {exc}")
+    if not clean:
+        try:  # a new helper clears up after the one that is gone
+            outgoing.is_there(ct.ctid, entry.facts)
+        except outgoing.Undecided:
+            pass  # so will the next command there
 
 
 def finish(session: Session) -> None:
     """Remove what is left here and report."""
     say("Cleaning up", PROGRESS)
     session.stage("Cleaning up")
-    outgoing.leave(session.ct, session.entry)
+    try:
+        outgoing.leave(session.ct, session.entry)
+    except (VzError, OSError) as exc:
+        raise MigrateFailed(
+            f"The container is on {session.request.host}, but what is left here could not be removed: {exc}", STOP_FAILED
+        ) from exc
     try:
         session.helper.ask("forget", id=session.migration, timeout_s=30.0)
     except (Broken, VzError):
@@ -217,6 +216,3 @@ def report(session: Session) -> None:
         say(f"Container {session.ct.ctid} is running on {where}; it was down for {down:.2f} s", PROGRESS)
     else:
         say(f"Container {session.ct.ctid} is {session.was} on {where}", PROGRESS)
-
-
-__all__ = ["START_FAILED", "migrate", "state", "time"]
