@@ -3,9 +3,9 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 SHELL := /bin/bash
-COMMANDS := vzctl vzlist vzpid vztmpl vztmpl-dl vzcfgvalidate vzifup-post vznetcfg vznetaddbr arpsend ndsend vzmigrate
 TEMPLATES := $(shell $(PYTHON) -c 'import os; m = os.uname().machine; print(f"busybox-{m} debian-12-{m} debian-13-{m} debian-12-{m}-sysvinit")')
 umask := umask 022;
+export DESTDIR PREFIX
 
 .PHONY: help setup templates demo check test soak bench install uninstall clean
 
@@ -22,6 +22,7 @@ demo: templates ## the session of the 2012 talk, for real, on a test node
 	@tools/demo
 
 check: ## what needs no root: linters, types, unit tests
+	@$(umask) tools/setup --test-tools
 	@.venv/bin/python -B -m pytest -p no:cacheprovider -q tests/unit tests/compat
 
 test: templates ## every test, with small counts
@@ -33,11 +34,11 @@ soak: templates ## every test, with the counts that a release wants
 bench: templates ## figures beside crun, runc and lxc
 	@bench/lifecycle.py
 
-install: ## install below $(DESTDIR)$(PREFIX), and /etc/vz where absent
-	@$(umask) tools/install '$(DESTDIR)' '$(PREFIX)' $(COMMANDS)
+install: ## the commands to PREFIX (/usr/local), below DESTDIR; /etc/vz where there is none
+	@tools/install "$$DESTDIR" "$$PREFIX"
 
 uninstall: ## remove what install put there; configuration and containers stay
-	@tools/uninstall '$(DESTDIR)' '$(PREFIX)' $(COMMANDS)
+	@tools/install --remove "$$DESTDIR" "$$PREFIX"
 
 clean: ## remove caches, not the built templates
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache; find . -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache; find src tests bench tools -name __pycache__ -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "src"))
 sys.path.insert(0, os.path.dirname(__file__))
 
+from netns import Neighbour, Netns  # noqa: E402
 from testnode import TREE, Node, cgroup_dirs  # noqa: E402
 
 MACHINE = os.uname().machine
@@ -21,6 +23,7 @@ BUSYBOX = f"busybox-{MACHINE}"
 SOAK = "VZ_SOAK" in os.environ
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOENT, errno.EPERM)
 _ids = itertools.count(1001)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -109,10 +112,10 @@ def new_ct(vz: Vz) -> Iterator[Callable[..., int]]:
     """Return a maker of CTs, which are gone at the end of the test."""
     made = []
 
-    def make(*options: object, template: str = BUSYBOX, start: bool = True) -> int:
+    def make(*options: object, template: str = BUSYBOX, layout: str = "overlay", start: bool = True) -> int:
         ctid = next(_ids)
         made.append(ctid)
-        vz.ok("create", ctid, "--ostemplate", template)
+        vz.ok("create", ctid, "--ostemplate", template, "--layout", layout)
         if options:
             vz.ok("set", ctid, *options, "--save")
         if start:
@@ -128,6 +131,47 @@ def new_ct(vz: Vz) -> Iterator[Callable[..., int]]:
 def ct(new_ct: Callable[..., int]) -> int:
     """A running busybox CT without an address."""
     return new_ct()
+
+
+@pytest.fixture(scope="session")
+def inside(node: Node) -> Iterator[Netns]:
+    """The node's network namespace, to look at from the test."""
+    assert node.holder is not None
+    made = Netns(f"/proc/{node.holder.pid}/ns/net")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def neighbour(inside: Netns) -> Iterator[Neighbour]:
+    """A second host on the node's network."""
+    made = Neighbour(inside)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bridge(inside: Netns) -> Iterator[Callable[[str], None]]:
+    """Return a maker of bridges on the node, which are gone at the end of the test."""
+    made = []
+
+    def make(name: str) -> None:
+        inside.run("ip", "link", "add", name, "type", "bridge")
+        inside.run("ip", "link", "set", name, "up")
+        made.append(name)
+
+    yield make
+    for name in made:
+        inside.run("ip", "link", "del", name)
+
+
+@pytest.fixture
+def vz_conf(node: Node) -> Iterator[Callable[[str], None]]:
+    """Return what adds lines to the node's vz.conf, for this test."""
+    conf = node.path("/etc/vz/vz.conf")
+    old = conf.read_text()
+    yield lambda lines: conf.write_text(old + lines + "\n")  # type: ignore[misc, func-returns-value]
+    conf.write_text(old)
 
 
 def leftovers(node: Node, ctid: int) -> list[str]:

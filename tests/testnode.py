@@ -8,6 +8,7 @@ away by the next one.  Nodes with different numbers can be joined: see ``rig``.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -46,7 +47,7 @@ class Node:
     """``with Node() as node: node.run("vzctl", …)``
 
     *number* makes its addresses (192.0.2.NUMBER); with *disk_mb* its /vz is a file system of its own, templates
-    included, of which it has none then; *ids* is the first id of its pool, "" for one of its own.
+    included, of which it has none then; *ids* is the first id of its pool, 0 for one of its own.
     """
 
     def __init__(self, name: str = "", *, number: int = 1, disk_mb: int = 0, ids: int = 0) -> None:
@@ -69,9 +70,13 @@ class Node:
         self.stop()
 
     def start(self) -> None:
-        for name in ("etc", "vz", "state", "run"):
+        if os.geteuid() != 0:
+            raise SystemExit("a test node needs root")
+        for name in ("etc", "vz/root", "vz/private", "vz/lock", "vz/dump", "vz/template", "state", "run"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o755)
+        for name in ("root", "private", "dump"):  # as make install makes them
+            (self.home / "vz" / name).chmod(0o700)
         shutil.copytree(TREE / "etc", self.home / "etc", symlinks=True, dirs_exist_ok=True)
         for name in ("conf", "names", "dists"):
             (self.home / "etc" / name).mkdir(exist_ok=True)
@@ -91,17 +96,19 @@ class Node:
             with open(self.home / "disk", "wb") as disk:
                 disk.truncate(self.disk_mb << 20)
             subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", self.home / "disk"], check=True)
+        home = shlex.quote(str(self.home))
         script = f"""
 set -e
 mkdir -p /etc/vz /vz /run/vz /var/lib/vzctl /run/netns
-mount --bind {self.home}/etc /etc/vz
-[ ! -e {self.home}/disk ] || mount -o loop {self.home}/disk {self.home}/vz
-mount --bind {self.home}/vz /vz
-mkdir -p /vz/root /vz/private /vz/lock /vz/dump /vz/template/cache
-mount --bind {self.home}/state /var/lib/vzctl
+mount --bind {home}/etc /etc/vz
+[ ! -e {home}/disk ] || mount -o loop {home}/disk {home}/vz
+mount --bind {home}/vz /vz
+mkdir -p -m 700 /vz/root /vz/private /vz/dump
+mkdir -p /vz/lock /vz/template/cache
+mount --bind {home}/state /var/lib/vzctl
 mount -t tmpfs -o mode=755 vz-node /run/vz
 mount -t tmpfs -o mode=755 vz-node /run/netns
-[ -e {self.home}/disk ] || mount --bind {templates} /vz/template
+[ -e {home}/disk ] || mount --bind {shlex.quote(str(templates))} /vz/template
 hostname {self.hostname}
 ip link set lo up
 ip link add up0 type bridge
@@ -116,7 +123,7 @@ exec sleep infinity
         self.holder = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert self.holder.stdout is not None
         if self.holder.stdout.readline().strip() != b"ready":
-            raise RuntimeError("the test node did not come up")
+            raise SystemExit("the test node did not come up: it needs the namespaces and iproute2")
         (self.home / "holder").write_text(f"{self.holder.pid} {start_time(self.holder.pid)}\n")
 
     def argv(self, *argv: str) -> list[str]:
@@ -191,6 +198,8 @@ def kill_cgroups(parent: str) -> None:
 
 def clear(home: Path) -> None:
     """Remove the scratch directory of a node that is down; a background deleter may still be at work in it."""
+    for ids in (home / "state" / "ids").glob("[0-9]*"):  # device nodes of CTs that were not stopped
+        shutil.rmtree(f"/dev/vz/{ids.name}", ignore_errors=True)
     for _ in range(50):
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(home)], stderr=subprocess.DEVNULL)
         if not home.exists():

@@ -25,6 +25,7 @@ class Change:
         "netif_edit",
         "save",
         "setmode",
+        "skip_arpdetect",
         "userpasswd",
         "values",
     )
@@ -46,6 +47,7 @@ class Change:
         self.save = False
         self.force = False
         self.setmode = ""
+        self.skip_arpdetect = False
 
     @classmethod
     def of(cls, values: dict[str, Any], flags: set[str]) -> Change:
@@ -60,6 +62,7 @@ class Change:
             setattr(change, attr, rest.pop(attr, "" if attr != "userpasswd" else ()))
         change.save = "save" in flags
         change.force = "force" in flags
+        change.skip_arpdetect = "skip_arpdetect" in flags
         change.values = rest
         return change
 

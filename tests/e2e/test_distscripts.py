@@ -48,6 +48,9 @@ def test_scripts_get_the_documented_environment(vz: Vz, dists: Path, new_ct: Cal
     seen = vz.sh(ct, "cat /seen")
     assert "from functions\n" in seen and "NS=192.0.2.53 SD=example.org" in seen
     assert "DEL_IP\n" in seen and " running IP=192.0.2.71 2001:db8::71 ALL=yes" in seen and "ADD_IP" not in seen
+    vz.sh(ct, "> /seen")
+    vz.ok("set", ct, "--nameserver", "inherit", "--searchdomain", "inherit")
+    assert "SET_DNS\n" in vz.sh(ct, "cat /seen") and "inherit" not in vz.sh(ct, "cat /seen")
     vz.ok("set", ct, "--userpasswd", "root:it's $(id)")
     assert "U=root:it's $(id)\n" in vz.sh(ct, "cat /seen")
 

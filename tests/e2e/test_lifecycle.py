@@ -11,6 +11,7 @@ def test_a_life_prints_what_scripts_read(vz: Vz, node: Node, ctid: int) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         f"Creating container private area ({BUSYBOX})\n"
+        "Performing postcreate actions\n"
         f"CT configuration saved to /etc/vz/conf/{ctid}.conf\n"
         "Container private area was created\n"
     )

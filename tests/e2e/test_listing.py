@@ -22,6 +22,7 @@ ALLOWED = {
     "select",
     "struct",
     "errno",
+    "gc",  # built in: no file is read
 }
 
 

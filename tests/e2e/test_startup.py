@@ -16,13 +16,13 @@ TERMINAL = frozenset("termios tty _socket".split())
 # command: (standard modules that it may have beyond the bare interpreter, at most so many modules of ours)
 BUDGET = {
     "vzctl status @": (FILES, 16),
-    "vzctl exec @ true": (FILES | LIBC, 30),
-    "vzctl exec2 @ true": (FILES | LIBC, 30),
-    "vzctl exec3 @ true": (FILES | LIBC, 30),
-    "vzctl enter @ --exec exit": (FILES | LIBC | TERMINAL, 32),
+    "vzctl exec @ true": (FILES | LIBC, 33),
+    "vzctl exec2 @ true": (FILES | LIBC, 33),
+    "vzctl exec3 @ true": (FILES | LIBC, 33),
+    "vzctl enter @ --exec exit": (FILES | LIBC | TERMINAL, 35),
     "vzlist -a": (FILES, 22),
-    "vzctl stop @ --fast": (FILES | LIBC | TERMINAL, 56),
-    "vzctl start @": (FILES | LIBC | TERMINAL, 68),
+    "vzctl stop @ --fast": (FILES | LIBC | TERMINAL, 59),
+    "vzctl start @": (FILES | LIBC | TERMINAL, 72),
 }
 SPY = f"""
 import os, sys

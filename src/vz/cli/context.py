@@ -16,13 +16,13 @@ def prepare(options: Globals, word: str) -> tuple[NodeConfig, int]:
     """Set up output and log and return the node's configuration and the CT's id.
 
     Raises:
-        NoGlobalConfig: 10.  BadValue: no such id or name (21).
+        NoGlobalConfig: 10.  BadValue: no such id or name (21).  Both are printed in spite of --quiet: they are about
+            the command line itself.
     """
-    report.set_up(options.program, quiet=options.quiet, verbosity=options.verbosity)
     node = load_node()
     ctid = find(word)
-    report.set_up(options.program, quiet=options.quiet, verbosity=max(options.verbosity, node.verbose))
-    report.set_log(node.logfile if node.logging else "", ctid)
+    report.set_up(options.program, quiet=options.quiet, verbosity=options.verbosity or node.verbose)
+    report.set_log(node.logfile if node.logging else "", ctid, node.log_level)
     return node, ctid
 
 

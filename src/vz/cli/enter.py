@@ -13,7 +13,7 @@ def run(argv: list[str], options: Globals) -> int:
     node, ctid = prepare(options, argv[0])
     typed = ""
     if len(argv) > 1:
-        if argv[1] != "--exec" or len(argv) < 3:
+        if argv[1] != "--exec" or len(argv) < 3 or not argv[2]:
             raise BadSyntax("enter: only --exec COMMAND may follow")
         typed = " ".join(argv[2:])
     from vz.ops.enter import enter

@@ -13,7 +13,7 @@ def run(argv: list[str], options: Globals, *, shell: bool = True) -> int:
     """vzctl exec2 CTID COMMAND…"""
     node, ctid = prepare(options, argv[0])
     if len(argv) < 2:
-        raise BadSyntax("exec2: a command is missing")
+        raise BadSyntax(f"{'exec2' if shell else 'exec3'}: a command is missing")
     candidates = shell_argv(argv[1:]) if shell else [argv[1:]]
     status = exec_command(load(ctid, node), candidates, use_path=not shell)
     if status < 0:

@@ -34,6 +34,7 @@ def main(program: str) -> None:
     """Run the command *program* (the name it was called by) on sys.argv; never returns."""
     status: int = ExitCode.SYSTEM_ERROR
     argv = sys.argv[1:]
+    open_streams()
     try:
         status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
     except VzError as exc:
@@ -41,14 +42,27 @@ def main(program: str) -> None:
         status = exit_code(exc)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
-        complain(f"{program}: {where}{exc.strerror or exc}", program)
-        if os.geteuid() != 0:
-            complain(f"{program}: this needs root", program)
+        hint = "; this needs root" if os.geteuid() != 0 else ""
+        complain(f"{program}: {where}{exc.strerror or exc}{hint}", program)
     except KeyboardInterrupt:
         status = 130
+    except Exception as exc:
+        code = getattr(exc, "code", None)
+        if isinstance(code, int):  # a failure of ours that a child process passed on
+            complain(exc, program)
+            status = code
+        else:  # a bug: to be seen, not hidden behind a tidy line
+            sys.excepthook(type(exc), exc, exc.__traceback__)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
+
+
+def open_streams() -> None:
+    """Give a caller's missing streams /dev/null: the next file that we open would be taken for one of them."""
+    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def complain(what: object, program: str) -> None:
@@ -64,9 +78,15 @@ def complain(what: object, program: str) -> None:
 
 
 def load(module: str) -> Any:
-    """Import the module of a verb."""
+    """Import the module of a verb or program; BadSyntax (20) for a program that is still to come."""
     name = f"vz.cli.{module}"
-    __import__(name)
+    try:
+        __import__(name)
+    except ModuleNotFoundError as exc:
+        if exc.name != name:
+            raise
+        program = next(program for program, its in PROGRAMS.items() if its == module)
+        raise BadSyntax(f"{program}: not available in this version") from None
     return sys.modules[name]
 
 
@@ -106,6 +126,8 @@ def vzctl(argv: list[str]) -> int:
         raise BadSyntax(f"Bad command: {_printable(verb)}")
     if not argv:
         raise VzError("CTID is missing: vzctl COMMAND CTID|NAME [options]", ExitCode.INVALID_PARAMETER_VALUE)
+    if os.geteuid() != 0:  # others would see neither lock nor state, and take a running CT for a stopped one
+        raise VzError(f"vzctl {verb}: this needs root", ExitCode.NO_ACCES)
     status: int = load(module).run(argv, options)
     return status
 

@@ -158,6 +158,9 @@ def check_together(values: dict[str, Any], flags: set[str]) -> None:
         values["ipdel"] = ["all"]
     if "all" in values.get("netif_del", ()):
         values["netif_del"] = ["all"]
+    added = [text.partition(",")[0] for text in values.get("netif_add", ())]
+    if len(set(added)) < len(added):
+        raise BadValue("Bad parameter for --netif_add: one interface twice")
     for edit in values.get("netif_edit", ()):
         if len(edit) == 1:
             raise BadSyntax("Option --ifname needs --mac, --host_ifname, --host_mac, --bridge or --mac_filter")

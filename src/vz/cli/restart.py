@@ -16,11 +16,12 @@ def run(argv: list[str], options: Globals) -> int:
 
     def action(ct: Container) -> None:
         from vz.ops.report import say
-        from vz.ops.start import start
+        from vz.ops.start import check_enabled, start
         from vz.ops.stop import stop
 
         say("Restarting container")
         if ct.is_running():
+            check_enabled(ct, force="force" in given)  # rather than stop what may not be started again
             stop(ct, fast="fast" in given, skip_umount="skip_umount" in given)
         start(ct, wait="wait" in given, force="force" in given, skip_remount="skip_remount" in given)
 

@@ -6,14 +6,14 @@ from vz.cli.context import locked, prepare
 from vz.cli.main import Globals
 from vz.cli.options_cli import parse_options
 from vz.container.ct import Container
-from vz.errors import BadSyntax
+from vz.errors import BadValue
 from vz.requests import Change
 
 
 def run(argv: list[str], options: Globals) -> int:
     """vzctl set CTID OPTIONS… [--save] [--force] [--setmode restart|ignore]"""
     if argv[0] == "0":
-        raise BadSyntax("set 0: the node's own resources come with a later version")
+        raise BadValue("Bad CT ID 0: the node's own limits are not available in this version")
     node, ctid = prepare(options, argv[0])
     values, flags, _ = parse_options(argv[1:], None, "set")
     change = Change.of(values, flags)

@@ -7,6 +7,7 @@ import os
 from vz.cli.main import Globals
 from vz.config.conffile import ConfFile
 from vz.config.validate import ERROR, Finding, check_file, repair
+from vz.container.ct import printable
 from vz.errors import VzError
 from vz.ops import report
 
@@ -29,10 +30,10 @@ def run(argv: list[str], options: Globals) -> int:
     try:
         conf = ConfFile.read(path)
     except OSError as exc:
-        report.warn(f"Unable to read {path}: {exc.strerror}")
+        report.warn(f"Unable to read {printable(path)}: {exc.strerror}")
         return USAGE
     except VzError as exc:
-        report.warn(str(exc))
+        report.warn(printable(str(exc)))
         return USAGE
     ram_bytes, swap_bytes = host_memory()
 
@@ -41,12 +42,12 @@ def run(argv: list[str], options: Globals) -> int:
 
     findings = repair(conf, check, said if mode == "r" else asked) if mode else check()
     for finding in findings:
-        report.warn(str(finding))
+        report.warn(printable(str(finding)))
     if conf.changed:
         try:
             conf.save()
         except OSError as exc:
-            report.warn(f"Unable to save {path}: {exc.strerror}")
+            report.warn(f"Unable to save {printable(path)}: {exc.strerror}")
             return USAGE
     if any(finding.level == ERROR for finding in findings):
         return INVALID
@@ -81,14 +82,14 @@ def parse(argv: list[str]) -> tuple[str, str, bool | None]:
 
 
 def said(finding: Finding, value: str) -> bool:
-    report.warn(str(finding))
+    report.warn(printable(str(finding)))
     report.say(f"{finding.attr} is set to {value}")
     return True
 
 
 def asked(finding: Finding, value: str) -> bool:
     """Ask on the terminal; no answer is no."""
-    report.warn(str(finding))
+    report.warn(printable(str(finding)))
     os.write(1, f"set {finding.attr} to {value}? [y/N] ".encode())
     answer = b""
     while not answer.endswith(b"\n"):

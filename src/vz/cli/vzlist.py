@@ -251,11 +251,9 @@ def raw(row: Row, field: str) -> Any:
     """Return the value of *field*, which may name one part of a counter."""
     name, _, part = field.partition(".")
     if name in UBC_NAMES:
-        if not part:
-            return row.number_held(name)
-        if part in ("m", "f") and not row.running:
-            return None
-        return row.value(name)[PARTS[part]]
+        if part in ("b", "l"):
+            return row.value(name)[PARTS[part]]
+        return row.value(name)[PARTS.get(part, 0)] if row.is_counted(name) else None
     if name in DISK:
         pair = getattr(row.ct.conf, name) if name.upper() in row.ct.conf.values else None
         return None if not part or pair is None else pair[0 if part == "s" else 1]

@@ -94,6 +94,10 @@ class Row:
         if name == "ip":
             return self._addresses()
         if name == "layout":
+            if conf.conf is not None and not conf.conf.get("VE_LAYOUT"):
+                from vz.disk.layout import layout_name
+
+                return layout_name(ct)  # what its files show
             return (conf.ve_layout or "simfs").partition(":")[0]
         if name == "vswap":
             limit = conf.physpages
@@ -158,6 +162,8 @@ class Row:
 
         return usage.counter(self.ct, name)
 
-    def number_held(self, name: str) -> int | None:
-        """Return what is held of counter *name* now; None when the CT does not run."""
-        return self._usage(name)[0] if self.running else None
+    def is_counted(self, name: str) -> bool:
+        """Tell whether it is known what the CT holds of counter *name*."""
+        from vz.resources import usage
+
+        return self.running and name in usage.COUNTED

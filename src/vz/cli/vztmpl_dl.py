@@ -113,6 +113,18 @@ def run(argv: list[str], options: Globals) -> int:
     return status
 
 
+def has_mirror() -> bool:
+    """Tell whether download.conf names a place to fetch from."""
+    return bool(Settings(_read_config(CONFIG)).prefix)
+
+
+def fetch(node: NodeConfig, name: str) -> None:
+    """Fetch template *name* as download.conf says, for vzctl create; VzError as the command's statuses."""
+    settings = Settings(_read_config(CONFIG))
+    settings.quiet = True
+    _fetch(node, settings, name)
+
+
 def _take_config(words: list[str]) -> str:
     """Take ``--config FILE`` or ``--config=FILE`` out of *words* and return FILE, or the usual one."""
     for index, word in enumerate(words):

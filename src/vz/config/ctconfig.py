@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # keys that in vz.conf mean something else, or cannot be the same for all CTs
-_NODE_ONLY = frozenset(
+NODE_ONLY = frozenset(
     "LOCAL_UID LOCAL_GID LOCAL_UID_COUNT STOP_TIMEOUT NETFILTER IPTABLES NAME IP_ADDR NETIF NETDEV VEID".split()
 )
 # attributes that every command needs, as plain text: not worth the table
@@ -68,6 +68,10 @@ class CTConfig:
                 return None
             if attr in ("local_uid", "local_gid") and word.isascii() and word.isdigit() and len(word) < 10:
                 return int(word)
+        if attr == "netfilter":
+            word = self.values.get("NETFILTER")
+            if word == "full" or (not word and "IPTABLES" not in self.values):
+                return word or None
         from vz.config.options import BY_ATTR
 
         option = BY_ATTR.get(attr)
@@ -97,8 +101,8 @@ class CTConfig:
         What ``start`` prints: keys of options that this version does not have yet are named in one line.
         """
         from vz.config.nodeconfig import NODE_KEYS, OLD_KEYS
-        from vz.config.options import BY_KEY, OTHER_KEYS
-        from vz.config.values import forbidden_capabilities
+        from vz.config.options import BY_KEY, IN_FORCE, OTHER_KEYS
+        from vz.config.values import PARTS_OF_NETFILTER, forbidden_capabilities, part_of_netfilter, vain_features
 
         later = []
         known = {row[0] for row in NODE_KEYS} | OTHER_KEYS | OLD_KEYS
@@ -109,13 +113,18 @@ class CTConfig:
                     self.warnings.append(f"Warning at {self._where(key)}: unknown parameter {key}, ignored")
                 continue
             value = getattr(self, option.attr)
-            if option.later and value is not None and key not in ("PHYSPAGES", "SWAPPAGES"):
+            if option.later and value is not None and key not in IN_FORCE:
                 later.append(key)
+        if self.netfilter in PARTS_OF_NETFILTER:
+            self.warnings.append(part_of_netfilter(self.netfilter))
         if later:
             self.warnings.append(f"Not in force in this version: {' '.join(later)}")
         vain = forbidden_capabilities(self.capability)
         if vain:
             self.warnings.append(f"CAPABILITY: no user namespace can give {' '.join(vain)}")
+        vain = vain_features(self.features)
+        if vain:
+            self.warnings.append(f"FEATURES: not in this version: {' '.join(vain)}")
         return self.warnings
 
     def expand(self, text: str, ctid: int) -> str:
@@ -152,7 +161,7 @@ def load_ct(ctid: int, node: NodeConfig, conf: ConfFile | None = None) -> CTConf
             conf = None
         except OSError as exc:
             raise InvalidConfig(f"Unable to read {path}: {exc.strerror}") from exc
-    values = {key: value for key, value in node.values.items() if key not in _NODE_ONLY}
+    values = {key: value for key, value in node.values.items() if key not in NODE_ONLY}
     if conf is not None:
         values.update(conf.items())
     return CTConfig(values, conf)

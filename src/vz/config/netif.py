@@ -104,8 +104,7 @@ def format_netifs(netifs: list[Netif]) -> str:
 def parse_netif_add(text: str, ctid: int, taken: int) -> Netif:
     """Return the interface that ``--netif_add ifname[,mac,host_ifname,host_mac,bridge]`` asks for, the rest made up.
 
-    *taken* counts the CT's interfaces: the host's name is ``veth<CTID>.<n>``, with ``v`` for ``veth`` where that
-    would be longer than the 15 characters of a device name.
+    *taken* counts the CT's interfaces: see host_ifname.
     """
     words = text.split(",")
     if not 1 <= len(words) <= 5:
@@ -113,8 +112,7 @@ def parse_netif_add(text: str, ctid: int, taken: int) -> Netif:
     words += [""] * (5 - len(words))
     netif = Netif(parse_interface(words[0]))
     netif.mac = parse_mac(words[1]) if words[1] else make_mac()
-    made_up = f"veth{ctid}.{taken}"
-    netif.host_ifname = parse_interface(words[2] or (made_up if len(made_up) <= 15 else f"v{ctid}.{taken}"))
+    netif.host_ifname = parse_interface(words[2] or host_ifname(ctid, taken))
     if words[3]:
         netif.host_mac = parse_mac(words[3])
     else:
@@ -127,3 +125,17 @@ def parse_netif_add(text: str, ctid: int, taken: int) -> Netif:
 def make_mac() -> str:
     """Return a random address with OpenVZ's prefix 00:18:51."""
     return "00:18:51:" + ":".join(f"{byte:02X}" for byte in os.urandom(3))
+
+
+def host_ifname(ctid: int, number: int) -> str:
+    """Return the node's name of a CT's interface: ``veth<CTID>.<n>``, or with ``v`` where that is too long."""
+    name = f"veth{ctid}.{number}"
+    return name if len(name) <= 15 else f"v{ctid}.{number}"
+
+
+def made_mac(seed: str) -> str:
+    """Return an address with the same prefix that is always the same for *seed*: for a NETIF that gives none."""
+    value = 0xCBF29CE484222325
+    for byte in seed.encode():
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF  # FNV-1a
+    return "00:18:51:" + ":".join(f"{byte:02X}" for byte in (value >> 40).to_bytes(3, "big"))

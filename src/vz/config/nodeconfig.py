@@ -15,7 +15,7 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("LOGGING", "yes", "Write a log (yes|no)."),
     ("LOGFILE", "/var/log/vzctl.log", "The log file."),
     ("LOG_LEVEL", "0", "How much is logged: messages up to this level."),
-    ("VERBOSE", "0", "How much is printed: messages up to this level; --verbose adds to it."),
+    ("VERBOSE", "0", "How much is printed: messages up to this level; --verbose counts in its place."),
     ("CONFIGFILE", "", "Sample that vzctl create starts from when --config is not given."),
     ("DEF_OSTEMPLATE", "", "OS template that vzctl create uses when --ostemplate is not given."),
     ("STOP_TIMEOUT", "0", "Seconds that a stopping container has until it is killed; 0: 120."),
@@ -24,11 +24,16 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("LOCAL_GID", "100000", "The same for groups; must be the same number."),
     ("LOCAL_UID_POOL", "1966080000", "How many host ids that pool has; a container takes 65536."),
     ("CGROUP_PARENT", "vz", "The cgroup, below each hierarchy's top, that all containers are in."),
-    ("SKIP_ARPDETECT", "no", "Add addresses without asking first whether another host has them (yes|no)."),
-    ("ERROR_ON_ARPFAIL", "no", "Refuse an address that another host has, instead of warning (yes|no)."),
-    ("NEIGHBOUR_DEVS", "all", "Where addresses are announced: all, detect, or list:DEVICE ..."),
-    ("VE_ROUTE_SRC_DEV", "", "Device whose address is the source of the host's routes to containers."),
-    ("FORCE_ROUTE", "", "Add the host's route to an address even where there is one (yes|no)."),
+    ("SKIP_ARPDETECT", "no", "Add addresses without asking the neighbours first whether one has them (yes|no)."),
+    ("ERROR_ON_ARPFAIL", "no", "Refuse an address that a neighbour has, instead of warning (yes|no)."),
+    (
+        "NEIGHBOUR_DEVS",
+        "all",
+        "On which devices the node asks, answers and speaks for containers' addresses: all (that are up, speak ARP and "
+        "have an address), detect (those in whose subnet the address is), or list:DEVICE ...",
+    ),
+    ("VE_ROUTE_SRC_DEV", "", "Device whose address the node uses when it speaks to containers (IPv4)."),
+    ("FORCE_ROUTE", "", "Replace another route that the node has to just this address, instead of failing (yes|no)."),
     ("VE_STOP_MODE", "suspend", "What the boot service does with running containers at shutdown (suspend|stop)."),
     ("VE_PARALLEL", "", "How many containers the boot service starts or stops at once."),
     ("VE0CPUUNITS", "1000", "CPU weight of the host itself."),
@@ -36,10 +41,7 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("TEMPLATE_MAX_FILES", "", "Largest number of files in a template."),
 )
 # those of them that nothing reads yet
-IDLE_KEYS = frozenset(
-    "VIRTUOZZO LOG_LEVEL SKIP_ARPDETECT ERROR_ON_ARPFAIL VE_ROUTE_SRC_DEV FORCE_ROUTE VE_STOP_MODE VE_PARALLEL "
-    "VE0CPUUNITS LOCAL_GID".split()
-)
+IDLE_KEYS = frozenset("VIRTUOZZO LOG_LEVEL VE_STOP_MODE VE_PARALLEL VE0CPUUNITS LOCAL_GID".split())
 # keys of files that OpenVZ shipped; nothing here needs them
 OLD_KEYS = frozenset(
     "VZFASTBOOT MODULES_DISABLED IPTABLES_MODULES VZWDOG CONFIG_CUSTOMIZED SKIP_SYSCTL_SETUP IP6TABLES".split()
@@ -79,8 +81,13 @@ class NodeConfig:
 
     @property
     def warnings(self) -> list[str]:
-        """What was skipped while vz.conf was read."""
-        return self.conf.warnings
+        """What was skipped while vz.conf was read, and what has no meaning there."""
+        found = list(self.conf.warnings)
+        for key in ("NETFILTER", "IPTABLES"):
+            if key in self.values:
+                where = f"{self.conf.path}:{self.conf.line_of(key)}"
+                found.append(f"Warning at {where}: {key} is ignored here: it belongs into the confs of containers")
+        return found
 
     @property
     def lockdir(self) -> str:

@@ -87,7 +87,7 @@ _UBC_ROWS = (  # attr, flags, kind, what brings it, help
     ("oomguarpages", "--oomguarpages", "pages", RESOURCES, "Out-of-memory guarantee."),
     ("numtcpsock", "--numtcpsock", "items", RESOURCES, "TCP sockets."),
     ("numflock", "--numflock -f", "items", RESOURCES, "File locks."),
-    ("numpty", "--numpty -t", "items", RESOURCES, "Pseudo-terminals."),
+    ("numpty", "--numpty -t", "items", RESOURCES, "Pseudo-terminals; the limit counts from the next start; 1024."),
     ("numsiginfo", "--numsiginfo -i", "items", RESOURCES, "Queued signals."),
     ("tcpsndbuf", "--tcpsndbuf", "bytes", RESOURCES, "TCP send buffers."),
     ("tcprcvbuf", "--tcprcvbuf -b", "bytes", RESOURCES, "TCP receive buffers."),
@@ -106,8 +106,25 @@ _yes_no = units.parse_yes_no
 _yes = units.format_yes_no
 
 GENERAL = (
-    Option("onboot", "ONBOOT", "--onboot", _yes_no, "yes|no", "Start when the node boots.", "saved", form=_yes),
-    Option("bootorder", "BOOTORDER", "--bootorder", values.parse_signed, "N", "Order at boot: higher first.", "saved"),
+    Option(
+        "onboot",
+        "ONBOOT",
+        "--onboot",
+        _yes_no,
+        "yes|no",
+        "Start when the node boots; kept for the boot service, which comes later.",
+        "saved",
+        form=_yes,
+    ),
+    Option(
+        "bootorder",
+        "BOOTORDER",
+        "--bootorder",
+        values.parse_signed,
+        "N",
+        "Order at boot: higher first; kept likewise.",
+        "saved",
+    ),
     Option("disabled", "DISABLED", "--disabled", _yes_no, "yes|no", "Refuse to start.", "saved", form=_yes),
     Option(
         "stop_timeout_s",
@@ -161,7 +178,13 @@ GENERAL = (
         "create",
     ),
     Option(
-        "mount_opts", "MOUNT_OPTS", "--mount_opts", units.parse_text, "OPTIONS", "Mount options (ploop).", "restart"
+        "mount_opts",
+        "MOUNT_OPTS",
+        "--mount_opts",
+        units.parse_text,
+        "OPTIONS",
+        "Mount options of an image: kept, without effect on the layouts of this version.",
+        "restart",
     ),
     Option(
         "local_uid",
@@ -206,7 +229,7 @@ NETWORK = (
         "--nameserver",
         values.parse_nameservers,
         "ADDR|inherit",
-        "DNS servers; inherit: the node's.",
+        "DNS servers; inherit: the node's own, but for loopback addresses.",
         form=values.join,
         multi=True,
     ),
@@ -216,7 +239,7 @@ NETWORK = (
         "--searchdomain",
         _list_of(units.parse_domain),
         "NAME|inherit",
-        "DNS search domains.",
+        "DNS search domains; inherit: the node's own.",
         form=values.join,
         multi=True,
     ),
@@ -244,10 +267,19 @@ NETWORK = (
         "--netfilter",
         values.parse_netfilter,
         "disabled|stateless|stateful|full",
-        "Which packet filter modules it may use.",
+        "Whether its programs may set packet filters of its own (iptables, nft, conntrack and the like). No kernel "
+        "can withhold a part of them: stateless and stateful are kept, and give what full, the default, gives.",
         "restart",
     ),
-    Option("iptables", "IPTABLES", "--iptables", values.parse_iptables, "MODULES", "Old form of NETFILTER.", "restart"),
+    Option(
+        "iptables",
+        "IPTABLES",
+        "--iptables",
+        values.parse_iptables,
+        "MODULES",
+        "Old form of NETFILTER.",
+        "restart",
+    ),
 )
 
 UBC = tuple(
@@ -386,7 +418,10 @@ SECURITY = (
         "--features",
         values.parse_features,
         "NAME:on|off ...",
-        "Kernel features; nesting:on allows namespaces inside and forbids checkpoints.",
+        "Kernel features: nesting:on allows namespaces inside, and no checkpoint can be made then; "
+        "compat32:on allows sockets to 32-bit programs (AF_VSOCK ones, too), as a template name such as debian-8-x86 "
+        "does; sysfs, sit, ipip, ppp, ipgre and bridge are kept, and what the node's kernel has of them can be used in "
+        "any case.",
         "restart",
         form=values.format_switches,
         set=values.set_features,
@@ -428,6 +463,9 @@ OPTIONS: tuple[Option, ...] = tuple(option for _title, group in GROUPS for optio
 BY_ATTR = {option.attr: option for option in OPTIONS}
 BY_KEY = {option.key: option for option in OPTIONS}
 BY_FLAG = {flag: option for option in OPTIONS for flag in option.flags}
+
+# keys that count already, though their own flags come later: --ram and --swap set the first two, start reads the third
+IN_FORCE = frozenset(("PHYSPAGES", "SWAPPAGES", "NUMPTY"))
 
 # known keys of a CT's conf that are no option here; kept
 OTHER_KEYS = frozenset("VEID CONFIGFILE TEMPLATE VETH IPV6 PCI DISTRIBUTION".split())

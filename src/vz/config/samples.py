@@ -10,8 +10,11 @@ from vz.config.paths import CONF_DIR
 from vz.config.units import parse_word
 from vz.errors import ExitCode, InvalidConfig, VzError
 
-# identity of one CT, never taken over from a sample by ``set --applyconfig``
-KEPT = frozenset("HOSTNAME IP_ADDR OSTEMPLATE VE_ROOT VE_PRIVATE DESCRIPTION LOCAL_UID LOCAL_GID NAME".split())
+# identity of one CT and how its files are kept, never taken over from a sample by ``set --applyconfig``
+KEPT = frozenset(
+    "HOSTNAME IP_ADDR OSTEMPLATE VE_ROOT VE_PRIVATE VE_LAYOUT DESCRIPTION NAME LOCAL_UID LOCAL_GID "
+    "LOCAL_UID_COUNT".split()
+)
 
 
 def read_sample(name: str, code: int) -> ConfFile:

@@ -22,10 +22,16 @@ FORBIDDEN_CAPABILITIES = (
     "sys_module sys_rawio sys_time sys_pacct linux_immutable mknod audit_control audit_read mac_override mac_admin "
     "syslog wake_alarm block_suspend perfmon bpf ve_admin"
 ).split()
-FEATURES = "sysfs nfs sit ipip ppp ipgre bridge nfsd nesting userns".split()
-# file systems that cannot be mounted in a user namespace
-FORBIDDEN_FEATURES = ["nfs", "nfsd"]
+FEATURES = "sysfs nfs sit ipip ppp ipgre bridge nfsd nesting userns compat32".split()
+# switch -> why nothing can give it: file systems that no user namespace can mount, and a CT without one
+FORBIDDEN_FEATURES = {
+    "nfs:on": "nfs cannot be mounted in a user namespace",
+    "nfsd:on": "nfsd cannot be mounted in a user namespace",
+    "userns:off": "every container has a user namespace",
+}
 NETFILTER = ("disabled", "stateless", "stateful", "full")
+# what only a patched kernel can withhold: accepted for old scripts and files, said, and the same as full
+PARTS_OF_NETFILTER = frozenset(("stateless", "stateful"))
 LAYOUTS = ("overlay", "simfs", "ploop", "ploop:expanded", "ploop:plain", "ploop:raw")
 
 
@@ -74,14 +80,18 @@ def parse_features(text: str) -> dict[str, bool]:
 
 
 def set_features(text: str) -> dict[str, bool]:
-    """As ``parse_features``; Refused for what cannot work in a user namespace."""
+    """As ``parse_features``; Refused for what nothing can give."""
     found = parse_features(text)
     if not found:
         raise ValueError("nothing in it")
-    for name, on in found.items():
-        if on and name in FORBIDDEN_FEATURES:
-            raise Refused(f"{name} cannot be mounted in a user namespace")
+    for switch in vain_features(found):
+        raise Refused(FORBIDDEN_FEATURES[switch])
     return found
+
+
+def vain_features(value: dict[str, bool] | None) -> list[str]:
+    """Return the switches of FEATURES that have no effect: what start warns about."""
+    return [switch for switch in FORBIDDEN_FEATURES if switch in format_switches(value or {}).split()]
 
 
 def parse_device(text: str) -> str:
@@ -163,6 +173,11 @@ def parse_netfilter(text: str) -> str:
     if text not in NETFILTER:
         raise ValueError(f"{text!r}: {', '.join(NETFILTER)}")
     return text
+
+
+def part_of_netfilter(word: str) -> str:
+    """Return the line that says what becomes of one of PARTS_OF_NETFILTER."""
+    return f"NETFILTER={word}: this kernel can withhold all or nothing; it gives full"
 
 
 def parse_iptables(text: str) -> str:

@@ -1,7 +1,7 @@
 """Ranges of host ids for CTs, taken from the node's pool; one file per range in ``/var/lib/vzctl/ids``.
 
-A range is never given twice while its file is there; the file goes when the CT's last file has gone.  A counter
-makes taking one cheap however many CTs there are.
+A range is never given twice while its file is there; the file goes when the CT's last file has gone.  A file stands
+for the 65,536 ids from its name on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from vz.kernel.files import make_dirs, read_text, write_atomically
 
 IDS_DIR = f"{STATE}/ids"
 RANGE = 65536
+FIRST_ID = 65536  # below are the node's own users
 LAST_ID = 4294967294
 
 
@@ -28,42 +29,56 @@ def allocate(node: NodeConfig, ctid: int, count: int = RANGE) -> int:
     slots = -(-count // RANGE)
     base = node.local_uid
     total = min(node.local_uid_pool, LAST_ID - base) // RANGE
-    make_dirs(IDS_DIR, 0o700)
-    lock = os.open(f"{IDS_DIR}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _Lock() as lock:
+        taken: set[int] = set()
+        for first in kept():  # another LOCAL_UID in vz.conf, once, or a conf's own: not every range is one of our slots
+            taken.update(((first - base) // RANGE, (first + RANGE - 1 - base) // RANGE))
         word = os.pread(lock, 32, 0).strip()
         start = int(word) if word.isdigit() else 0
         for step in range(total):
             slot = (start + step) % total
-            if slot + slots > total or any(_taken(base + (slot + i) * RANGE) for i in range(slots)):
+            if slot + slots > total or any(slot + i in taken for i in range(slots)):
                 continue
             for i in range(slots):
                 _keep(base + (slot + i) * RANGE, ctid)
             os.pwrite(lock, f"{(slot + slots) % total:<31}\n".encode(), 0)
             return base + slot * RANGE
-    finally:
-        os.close(lock)
     raise VzError("no free range of host ids; raise LOCAL_UID_POOL in /etc/vz/vz.conf", ExitCode.RESOURCE_ERROR)
 
 
 def register(ctid: int, first: int, count: int) -> None:
-    """Keep the range that a conf names (an imported CT's) for *ctid*.
+    """Keep the range that a conf names for *ctid*; nothing where it is kept already.
 
     Raises:
-        VzError: another CT has it (status 6).
+        VzError: another CT has a part of it, or the node's own users have (status 6).
     """
-    make_dirs(IDS_DIR, 0o700)
-    for slot in range(first // RANGE * RANGE, first + count, RANGE):
-        owner = owner_of(first if slot < first else slot)
-        if owner is None:
-            _keep(max(slot, first), ctid)
-        elif owner != ctid:
-            raise VzError(
-                f"host ids {first}-{first + count - 1} belong to container {owner}: remove LOCAL_UID from the conf "
-                "to get a free range",
-                ExitCode.RESOURCE_ERROR,
-            )
+    last = first + count - 1
+    if first < FIRST_ID or last > LAST_ID:
+        raise VzError(
+            f"LOCAL_UID: host ids {first}-{last} cannot be a container's, only {FIRST_ID}-{LAST_ID}: remove LOCAL_UID "
+            "and LOCAL_GID from the conf to get a free range",
+            ExitCode.RESOURCE_ERROR,
+        )
+    starts = range(first, first + count, RANGE)
+    if all(owner_of(start) == ctid for start in starts):
+        return
+    with _Lock():
+        for other in kept():
+            owner = owner_of(other)
+            if owner != ctid and other <= last and first < other + RANGE:
+                raise VzError(
+                    f"host ids {first}-{last} belong to container {owner}: remove LOCAL_UID and LOCAL_UID_COUNT from "
+                    "the conf to get a free range",
+                    ExitCode.RESOURCE_ERROR,
+                )
+        for start in starts:
+            if owner_of(start) != ctid:
+                _keep(start, ctid)
+
+
+def kept() -> list[int]:
+    """Return the first id of each stretch of 65,536 that is kept for some CT."""
+    return [int(name) for name in os.listdir(IDS_DIR) if name.isascii() and name.isdigit()]
 
 
 def owner_of(first: int) -> int | None:
@@ -78,24 +93,34 @@ def owner_of(first: int) -> int | None:
 def ranges_of(ctid: int) -> list[int]:
     """Return the first ids of the ranges that are kept for CT *ctid*."""
     try:
-        names = os.listdir(IDS_DIR)
+        return sorted(first for first in kept() if owner_of(first) == ctid)
     except FileNotFoundError:
         return []
-    return sorted(int(name) for name in names if name.isdecimal() and owner_of(int(name)) == ctid)
 
 
-def release(first: int, ctid: int) -> None:
-    """Give the ranges from *first* on that are kept for *ctid* back to the pool; nothing when there are none."""
-    while owner_of(first) == ctid:
-        try:
-            os.unlink(f"{IDS_DIR}/{first}")
-        except FileNotFoundError:
-            return
-        first += RANGE
+def release(first: int, count: int, ctid: int) -> None:
+    """Give the range of *count* ids from *first* on back to the pool, as far as it is kept for *ctid*."""
+    for start in range(first, first + count, RANGE):
+        if owner_of(start) == ctid:
+            try:
+                os.unlink(f"{IDS_DIR}/{start}")
+            except FileNotFoundError:
+                pass
 
 
-def _taken(first: int) -> bool:
-    return os.path.exists(f"{IDS_DIR}/{first}")
+class _Lock:
+    """Hold the pool for the length of a ``with`` block; gives the lock file, which has the next slot in it."""
+
+    __slots__ = ("_fd",)
+
+    def __enter__(self) -> int:
+        make_dirs(IDS_DIR, 0o700)
+        self._fd = os.open(f"{IDS_DIR}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 def _keep(first: int, ctid: int) -> None:

@@ -1,12 +1,14 @@
 """The lock of a CT: ``$LOCKDIR/CTID.lck``, as fourteen years of other programs know it.
 
 Its first line is the holder's pid, its second a status line.  Other programs hold it too, by writing their own
-pid; it is never waited for.  A file whose pid is dead is stale.
+pid; it is never waited for.  A file whose pid is dead is stale, and so is one that holds no pid (a power cut leaves
+such files) once it has had half a second to get one.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 
@@ -36,8 +38,8 @@ class CTLock:
             make_dirs(os.path.dirname(self.path), 0o700)
             self._take()
         except OSError as exc:
-            hint = "; --skiplock goes without" if exc.errno == errno.EROFS else ""
-            raise VzError(f"Unable to lock container: {exc.filename}: {exc.strerror}{hint}") from exc
+            hint = ", use --skiplock option" if exc.errno == errno.EROFS else ""
+            raise VzError(f"Unable to lock container: {exc.filename or self.path}: {exc.strerror}{hint}") from exc
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,6 +49,14 @@ class CTLock:
                 os.unlink(self.path)
             except FileNotFoundError:
                 pass
+
+    def holder(self) -> int:
+        """Return the pid of who has the lock, 0 for nobody or somebody who does not say."""
+        try:
+            word = _first_word(self.path)
+        except OSError:
+            return 0
+        return int(word) if _is_pid(word) else 0
 
     def _take(self) -> None:
         temporary = f"{self.path}{os.getpid():06d}"
@@ -61,56 +71,61 @@ class CTLock:
                     return
                 except FileExistsError:
                     pass
-                pid = self._holder()
-                if pid is None:
-                    time.sleep(0.5)  # being written, or unreadable
-                elif pid and _is_alive(pid):
-                    raise Locked(f"Container already locked\nLocked by: pid {pid}, cmdline {_cmdline(pid)}")
+                try:
+                    word = _first_word(self.path)
+                except FileNotFoundError:
+                    continue  # given up meanwhile
+                except OSError:
+                    time.sleep(0.5)
+                    continue
+                if _is_pid(word) and _is_alive(int(word)):
+                    raise Locked(f"Container already locked\nLocked by: pid {int(word)}, cmdline {_cmdline(int(word))}")
+                if attempt == 0 and not _is_pid(word):
+                    time.sleep(0.5)  # being written by a program that does not link it into place?
                 else:
-                    self._clear_stale(pid)
+                    self._clear_stale(word)
             raise VzError(f"Unable to lock container: {self.path} is held by nobody and cannot be replaced")
         finally:
             os.unlink(temporary)
 
-    def holder(self) -> int:
-        """Return the pid of who has the lock, 0 for nobody or somebody who does not say."""
-        return self._holder() or 0
+    def _clear_stale(self, word: bytes) -> None:
+        """Remove the file if it still says *word*.
 
-    def _holder(self) -> int | None:
-        """Return the pid in the file, 0 when there is no file any more, None when it says nothing (yet)."""
+        Two commands may see the same dead pid, and the slower one must not remove the faster one's new lock: they
+        look again and remove one after the other.
+        """
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if _first_word(self.path) == word:
+                os.unlink(self.path)
+                self.stale.append(f"Removing stale lock file {self.path}")
         except FileNotFoundError:
-            return 0
-        except OSError:
-            return None
-        try:
-            word = os.read(fd, 32).split(b"\n", 1)[0].strip()
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return int(word) if word.isdigit() and len(word) < 10 and word.isascii() else None
-
-    def _clear_stale(self, pid: int) -> None:
-        # Two commands may see the same dead pid: move the file aside, look again at what was moved.
-        aside = f"{self.path}.stale.{os.getpid()}"
-        try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
-            return
-        try:
-            fd = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
-            moved = os.read(fd, 32).split(b"\n", 1)[0].strip()
-            os.close(fd)
-            if moved != str(pid).encode():  # somebody locked in between: give it back
-                os.link(aside, self.path)
-                return
-            self.stale.append(f"Removing stale lock file {self.path}")
-        except OSError:
             pass
         finally:
-            os.unlink(aside)
+            os.close(folder)
+
+
+def _first_word(path: str) -> bytes:
+    """Return what should be a pid in the lock file *path*; OSError when it has gone or cannot be read."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        return (os.read(fd, 64).split() or [b""])[0]
+    finally:
+        os.close(fd)
+
+
+def _is_pid(word: bytes) -> bool:
+    return word.isdigit() and len(word) < 10 and int(word) > 0
+
+
+def is_held(lockdir: str, ctid: int) -> bool:
+    """Tell whether a live process holds the lock of CT *ctid*."""
+    try:
+        word = _first_word(f"{lockdir}/{ctid}.lck")
+    except OSError:
+        return False
+    return _is_pid(word) and _is_alive(int(word))
 
 
 def _is_alive(pid: int) -> bool:

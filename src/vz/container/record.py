@@ -1,7 +1,7 @@
 """The record of a running CT: what the kernel cannot tell, in ``/run/vz/CTID/record``.
 
-Text, one ``key=value`` a line; ``external``, ``netif`` and ``netdev`` lines repeat.  Dump, restore, exec and stop
-derive everything from the configuration and this file.  It is written before the first thing is made
+Text, one ``key=value`` a line; ``external``, ``netif``, ``mac`` and ``netdev`` lines repeat.  Dump, restore, exec and
+stop derive everything from the configuration and this file.  It is written before the first thing is made
 (``init_pid=0``), so a killed start leaves a trace that the next command can follow.
 """
 
@@ -34,6 +34,8 @@ class Record:
         "init_path",
         "init_pid",
         "init_start",
+        "macs",
+        "netdev_indexes",
         "netdevs",
         "netifs",
         "root",
@@ -51,7 +53,9 @@ class Record:
         self.init_path = ""
         self.externals: list[External] = []
         self.netifs: list[tuple[str, str]] = []  # (name on the host, name inside)
+        self.macs: dict[str, str] = {}  # name on the host of a bridged interface: the MAC that it is held to
         self.netdevs: list[str] = []  # host devices moved in
+        self.netdev_indexes: dict[str, int] = {}  # their indexes inside: a CT may rename what it was given
 
     def is_alive(self) -> bool:
         """Tell whether init runs; a zombie does not."""
@@ -70,7 +74,8 @@ class Record:
         ]
         lines += [f"external={item.key} {_quote(item.source)} {_quote(item.target)}" for item in self.externals]
         lines += [f"netif={outside} {inside}" for outside, inside in self.netifs]
-        lines += [f"netdev={name}" for name in self.netdevs]
+        lines += [f"mac={outside} {mac}" for outside, mac in self.macs.items()]
+        lines += [f"netdev={name} {self.netdev_indexes.get(name, 0)}" for name in self.netdevs]
         folder = f"{RUN}/{self.ctid}"
         text = "\n".join(lines) + "\n"
         if not os.path.isdir(folder):
@@ -100,8 +105,14 @@ def load_record(ctid: int) -> Record | None:
         elif key == "netif":
             outside, _, inside = value.partition(" ")
             record.netifs.append((outside, inside))
+        elif key == "mac":
+            outside, _, mac = value.partition(" ")
+            record.macs[outside] = mac
         elif key == "netdev":
-            record.netdevs.append(value)
+            name, _, index = value.partition(" ")
+            record.netdevs.append(name)
+            if index.isdecimal() and int(index):
+                record.netdev_indexes[name] = int(index)
     return record
 
 

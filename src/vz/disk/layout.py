@@ -57,6 +57,31 @@ def by_name(name: str) -> ModuleType:
     return LAYOUTS[word]
 
 
+def check_closed(layout: ModuleType, private: str, code: int) -> None:
+    """Refuse (*code*) a private area in which the node's own users could run what its CT has made set-uid root.
+
+    The area of an overlay is closed itself.  That of simfs is the CT's own ``/``, open to the CT's users: one of the
+    directories above it must be closed.
+    """
+    if layout.NAME != "simfs":
+        return
+    parent = os.path.dirname(os.path.realpath(private))
+    folder = parent
+    while True:
+        try:
+            if not os.stat(folder).st_mode & 0o001:
+                return
+        except FileNotFoundError:  # create makes it, closed
+            return
+        if folder == "/":
+            break
+        folder = os.path.dirname(folder)
+    raise VzError(
+        f"All users of this node could run the set-uid programs in {printable(private)}: chmod 700 {printable(parent)}",
+        code,
+    )
+
+
 def mount_root(ct: Container) -> None:
     """Attach the CT's private area at VE_ROOT.
 
@@ -67,6 +92,7 @@ def mount_root(ct: Container) -> None:
     if not os.path.isdir(ct.private):
         raise VzError(f"Container private area {printable(ct.private)} does not exist", ExitCode.FS_NOPRVT)
     layout = layout_of(ct)
+    check_closed(layout, ct.private, ExitCode.FS_CANTMOUNT)
     try:
         if not os.path.isdir(ct.root):
             make_dirs(os.path.dirname(ct.root), 0o700)

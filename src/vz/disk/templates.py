@@ -15,6 +15,7 @@ from vz.config.paths import CONF_DIR
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import make_dirs, read_text, write_atomically
 
+_HEX = frozenset("0123456789abcdef")
 SUFFIXES = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -102,7 +103,7 @@ def write_facts(node: NodeConfig, name: str, facts: dict[str, str]) -> None:
 def tree_of_digest(node: NodeConfig, digest: str) -> str:
     """Return the unpacked copy of the template with *digest*; VzError (91) when it is gone."""
     tree = f"{node.template}/unpacked/{digest}/fs"
-    if len(digest) != 64 or not os.path.isdir(tree):
+    if len(digest) != 64 or not _HEX.issuperset(digest) or not os.path.isdir(tree):
         raise VzError(
             f"The template that this container stands on (digest {digest[:16]}) is gone from {node.template}/unpacked",
             ExitCode.OSTEMPLATE_NOT_FOUND,

@@ -9,6 +9,7 @@ from vz.guest.configure import (
     make_host_keys,
     missing_host_keys,
     prepare_new,
+    skip_fsck,
 )
 from vz.guest.password import hash_password, set_password
 
@@ -21,4 +22,5 @@ __all__ = [
     "missing_host_keys",
     "prepare_new",
     "set_password",
+    "skip_fsck",
 ]

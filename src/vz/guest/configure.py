@@ -10,6 +10,7 @@ import os
 
 from vz.config.netif import Netif
 from vz.guest import debian, files, networkd, redhat
+from vz.kernel.process import close_from
 
 FIFO = "/.vzfifo"
 SSH_KEYGEN = "/usr/bin/ssh-keygen"
@@ -96,7 +97,7 @@ def make_host_keys(kinds: list[str]) -> None:
                 null = os.open("/dev/null", os.O_RDWR)
                 for fd in range(3):
                     os.dup2(null, fd)
-                os.closerange(3, 1 << 16)
+                close_from(3)
                 os.execve(SSH_KEYGEN, argv, {"PATH": "/usr/bin:/bin", "HOME": "/root"})
             finally:
                 os._exit(127)
@@ -117,6 +118,14 @@ def enable_wait() -> None:
         os.unlink(FIFO)
     except FileNotFoundError:
         pass
+
+
+def skip_fsck() -> None:
+    """Make /fastboot, by which sysvinit's scripts know that the root is not theirs to check."""
+    try:
+        files.write("/fastboot", "")
+    except OSError:
+        pass  # something odd in its place: then they look, and find no device
 
 
 def _machine_id() -> None:

@@ -50,8 +50,8 @@ def _without_stanzas(text: str, device: str) -> str:
     """Drop *device* and its aliases from ``auto`` and ``allow-…`` lines, and their ``iface``, ``mapping`` stanzas."""
     lines = []
     dropping = False
-    for line in text.split("\n"):
-        words = line.split()
+    for line in _logical_lines(text):
+        words = line.replace("\\\n", " ").split()
         first = words[0] if words else ""
         if first == "auto" or first.startswith(("allow-", "no-auto-down", "no-scripts")):
             dropping = False
@@ -67,3 +67,14 @@ def _without_stanzas(text: str, device: str) -> str:
         if not (dropping and first in ("iface", "mapping")):
             lines.append(line)
     return "\n".join(lines)
+
+
+def _logical_lines(text: str) -> list[str]:
+    """Return the lines of *text*; one that ends with a backslash goes on in the next."""
+    found: list[str] = []
+    for line in text.split("\n"):
+        if found and found[-1].endswith("\\"):
+            found[-1] += "\n" + line
+        else:
+            found.append(line)
+    return found

@@ -20,8 +20,8 @@ def read(path: str) -> str | None:
     """Return the text of regular file *path*, None when there is none.
 
     Raises:
-        OSError: EINVAL: not a regular file; EFBIG: larger than 1 MiB; ELOOP, EACCES and the like.  Such a file must
-            not be taken for an empty one and replaced.
+        OSError: EINVAL: not a regular file, or one of proc or sysfs; EFBIG: larger than 1 MiB; ELOOP, EACCES and
+            the like.  Such a file must not be taken for an empty one and replaced.
     """
     try:
         fd = _open(path, _READ)
@@ -88,7 +88,7 @@ def _open(path: str, flags: int) -> int:
 
 def _text(fd: int, path: str) -> str:
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or status.st_dev in _kernel_devices():
         raise OSError(errno.EINVAL, "not a regular file", path)
     chunks = []
     left = LIMIT + 1
@@ -98,6 +98,18 @@ def _text(fd: int, path: str) -> str:
     if left <= 0:
         raise OSError(errno.EFBIG, f"larger than {LIMIT} bytes", path)
     return b"".join(chunks).decode("utf-8", "surrogateescape")
+
+
+def _kernel_devices() -> set[int]:
+    """Return the device numbers of proc and sysfs, where they are mounted: /proc/self is this process of ours."""
+    top = os.stat("/").st_dev
+    found = set()
+    for path in ("/proc", "/sys"):
+        try:
+            found.add(os.stat(path).st_dev)
+        except OSError:
+            pass
+    return found - {top}
 
 
 def _status(name: str, directory: int) -> os.stat_result | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .libc import prctl
-from .process import PR_CAPBSET_DROP
+from .process import PR_CAPBSET_DROP, PR_CAPBSET_READ
 
 # in the order of <linux/capability.h>: the index is the number
 NAMES = (
@@ -17,6 +17,14 @@ NAMES = (
 def number(name: str) -> int:
     """Return the number of capability *name* (lower case, without ``cap_``); ValueError when there is none."""
     return NAMES.index(name)
+
+
+def is_in_bounding_set(number: int) -> bool:
+    """Tell whether this process's programs can have capability *number*; see prctl(2), PR_CAPBSET_READ."""
+    try:
+        return prctl(PR_CAPBSET_READ, number) == 1
+    except OSError:  # EINVAL: newer than this kernel
+        return False
 
 
 def drop_from_bounding_set(numbers: frozenset[int]) -> None:

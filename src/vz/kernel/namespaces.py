@@ -9,8 +9,10 @@ from __future__ import annotations
 import _signal
 import ctypes
 import os
+import select
 
-from .libc import check, libc, prctl
+from . import capabilities, inherited
+from .libc import check, libc, new_session_keyring, prctl
 from .process import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP
 
 TYPE_CHECKING = False
@@ -76,6 +78,14 @@ def _open_userns(base: int, count: int) -> int:
     if pid == 0:
         try:
             os.close(hold_write)
+            # What the CT takes of inotify instances, queued signals, message queues, namespaces and the like is also
+            # counted for the user who made its namespace: it shall not be root.  But where root itself has no
+            # CAP_SYS_RESOURCE (a nested host) it has to own the namespace, or criu may not read the tasks' limits.
+            inherited.lower_counted_limits()
+            if capabilities.is_in_bounding_set(capabilities.number("sys_resource")):
+                prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+                os.setresgid(base, base, base)
+                os.setresuid(base, base, base)
             unshare(CLONE_NEWUSER)
             os.write(ready_write, b"1")
             os.read(hold_read, 1)  # until the parent has the descriptor, or is dead
@@ -121,12 +131,20 @@ class FileSystemIds:
                 raise OSError(1, "setfsuid: not permitted")
 
 
-def run_in_child(function: Callable[[], bytes | None]) -> bytes:
+def leave_keyring() -> None:
+    """Leave the caller's session keyring for an empty one."""
+    try:
+        new_session_keyring()
+    except OSError:
+        pass  # EDQUOT or no keyrings: then there is none to inherit either
+
+
+def run_in_child(function: Callable[[], bytes | None], timeout_s: float | None = None) -> bytes:
     """Run *function* in a forked child and return the bytes that it returned.
 
     The child may change its ids and namespaces; an OSError there is raised again here with the same errno,
     anything else as OSError(EPROTO) with its text.  A VzError (an exception with ``code``) keeps its class's
-    text and comes back as ChildFailed.
+    text and comes back as ChildFailed.  After *timeout_s* it is killed: TimeoutError (ETIMEDOUT).
     """
     read_fd, write_fd = os.pipe()
     pid = os.fork()
@@ -149,8 +167,16 @@ def run_in_child(function: Callable[[], bytes | None]) -> bytes:
             os._exit(0)
     os.close(write_fd)
     chunks = []
+    poll = select.poll()
+    poll.register(read_fd, select.POLLIN)
     try:
-        while chunk := os.read(read_fd, 65536):
+        while True:
+            if timeout_s is not None and not poll.poll(timeout_s * 1000):
+                os.kill(pid, _signal.SIGKILL)
+                raise TimeoutError(110, f"no answer within {timeout_s:.0f} s")
+            chunk = os.read(read_fd, 65536)
+            if not chunk:
+                break
             chunks.append(chunk)
     finally:
         os.close(read_fd)

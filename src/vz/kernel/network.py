@@ -1,4 +1,4 @@
-"""Network set-up by the usual tools, one process each: ``ip -batch -`` per namespace and ``nft -f -``."""
+"""What of the network is not netlink: ioctls of interfaces, sysctls, and nft(8) for whole tables."""
 
 from __future__ import annotations
 
@@ -10,23 +10,6 @@ import os
 from .process import spawn
 
 
-def ip_batch(lines: list[str], *, netns_fd: int | None = None) -> None:
-    """Feed *lines* to one ``ip -batch -``, inside *netns_fd* if given; see ip(8).
-
-    Raises:
-        OSError: EINVAL with ip's own message and the line that it refused; lines before it took effect.
-    """
-    result = spawn(["ip", "-batch", "-"], stdin=("\n".join(lines) + "\n").encode(), netns_fd=netns_fd, timeout_s=30)
-    if result.status:
-        words = [line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        message = words[0].removeprefix("RTNETLINK answers: ").removeprefix("Error: ") if words else "ip failed"
-        refused = ""
-        for word in words:
-            if word.startswith("Command failed") and word.rpartition(":")[2].isdigit():
-                refused = lines[int(word.rpartition(":")[2]) - 1]
-        raise OSError(errno.EINVAL, message.rstrip("."), refused or None)
-
-
 def nft(script: str) -> None:
     """Run the nftables *script* as one transaction; OSError EINVAL with nft's own first line."""
     result = spawn(["nft", "-f", "-"], stdin=script.encode(), timeout_s=60)
@@ -36,13 +19,8 @@ def nft(script: str) -> None:
 
 
 SIOCGIFFLAGS = 0x8913
+SIOCGIFADDR = 0x8915
 SIOCGIFHWADDR = 0x8927
-IFF_UP, IFF_BROADCAST, IFF_NOARP = 0x1, 0x2, 0x80
-
-
-def device_names() -> list[str]:
-    """Return the interfaces of this network namespace (not /sys, which may show another's)."""
-    return [name for _, name in _socket.if_nameindex()]
 
 
 def device_exists(name: str) -> bool:
@@ -63,6 +41,16 @@ def device_address(name: str) -> bytes:
     return _interface_ioctl(SIOCGIFHWADDR, name)[18:24]
 
 
+def device_ipv4(name: str) -> bytes:
+    """Return the first IPv4 address of *name*, four zeros when it has none."""
+    try:
+        return _interface_ioctl(SIOCGIFADDR, name)[20:24]
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:
+            return bytes(4)
+        raise
+
+
 def _interface_ioctl(request: int, name: str) -> bytes:
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     try:
@@ -76,8 +64,8 @@ def _interface_ioctl(request: int, name: str) -> bytes:
 def read_sysctl(name: str) -> str:
     """Return the value of the sysctl *name* (with slashes); "" when there is none."""
     try:
-        with open(f"/proc/sys/{name}", encoding="ascii") as file:
-            return file.read().strip()
+        with open(f"/proc/sys/{name}", "rb") as file:
+            return file.read().decode("ascii", "replace").strip()
     except OSError:
         return ""
 

@@ -6,12 +6,19 @@ import _signal
 import errno
 import os
 import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NR_clone3 = 435
+CLONE_PARENT = 0x8000
 CLONE_INTO_CGROUP = 1 << 33
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_CHILD_SUBREAPER = 36
@@ -81,17 +88,19 @@ def spawn(
             os.close(fd)
 
 
-def fork_into(cgroup_fd: int) -> int:
-    """fork(2) whose child is born in the cgroup2 directory *cgroup_fd*; see clone3(2), CLONE_INTO_CGROUP (Linux 5.7).
+def clone(flags: int = 0, cgroup_fd: int = 0) -> int:
+    """fork(2) by clone3(2) with *flags*: CLONE_INTO_CGROUP, the child is born in the cgroup2 directory *cgroup_fd*
+    (Linux 5.7); CLONE_PARENT, it is the caller's sibling.
 
-    Writing the child's pid into cgroup.procs instead takes a lock that waits for an RCU period: 5 to 20 ms.  The
+    Writing a child's pid into cgroup.procs instead takes a lock that waits for an RCU period: 5 to 20 ms.  The
     interpreter is told of the fork as os.fork() does it; this process must have one thread.
     """
     import ctypes
     import struct
 
     python = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which os.fork() holds too
-    args = struct.pack("11Q", CLONE_INTO_CGROUP, 0, 0, 0, _signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup_fd)
+    signal = 0 if flags & CLONE_PARENT else _signal.SIGCHLD  # a sibling's is that of its parent's other child
+    args = struct.pack("11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, cgroup_fd)
     buffer = ctypes.create_string_buffer(args, len(args))
     python.PyOS_BeforeFork()
     pid = int(python.syscall(ctypes.c_long(NR_clone3), buffer, ctypes.c_long(len(args))))
@@ -105,11 +114,42 @@ def fork_into(cgroup_fd: int) -> int:
     return pid
 
 
+def in_background(action: Callable[[], None], keep: list[int]) -> None:
+    """Do *action* in a child that nobody waits for, with the descriptors *keep* open there and closed here.
+
+    For what takes long and changes nothing: packet(7) sockets, and netlink sockets of nftables after a deletion, wait
+    in their last close(2) until all processors have passed a quiet state (RCU), 10 ms and more.
+    """
+    if os.fork():
+        for fd in keep:
+            os.close(fd)
+        return
+    try:
+        start = 0  # the standard streams too: a pipe of the caller's must not stay open
+        for fd in sorted(keep):
+            os.closerange(start, fd)
+            start = fd + 1
+        os.closerange(start, 1 << 20)
+        action()
+        time.sleep(0.02)  # the parent closes its end first, or it would be the one to wait
+    finally:
+        os._exit(0)
+
+
 def default_signals() -> None:
     """Give every signal its default disposition and unblock all: what was ignored would stay so over execve."""
-    for number in (_signal.SIGPIPE, _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGXFSZ):
-        _signal.signal(number, _signal.SIG_DFL)
+    for number in range(1, _signal.NSIG):
+        if _signal.getsignal(number) != _signal.SIG_DFL:
+            try:
+                _signal.signal(number, _signal.SIG_DFL)
+            except OSError:  # SIGKILL and SIGSTOP, and the two that the C library keeps
+                pass
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from *first* on, however high; see close_range(2)."""
+    os.closerange(first, (1 << 31) - 1)
 
 
 def exit_status(wait_status: int) -> int:

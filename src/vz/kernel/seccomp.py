@@ -30,13 +30,23 @@ _Insn = tuple[int, int, int, int]
 
 
 class Rule:
-    """Refuse call *number* with *errno*; with *argument*, only where (argument & mask) or argument == value."""
+    """Refuse call *number* with *errno*; with *argument*, only where (argument & mask) or argument == value.
 
-    __slots__ = ("argument", "errno", "mask", "number", "values")
+    *also*: (argument, values) that must hold too, with a value each.  Several rules for one call stand together.
+    """
+
+    __slots__ = ("also", "argument", "errno", "mask", "number", "values")
 
     def __init__(
-        self, number: int, errno: int, argument: int | None = None, mask: int = 0, values: tuple[int, ...] = ()
+        self,
+        number: int,
+        errno: int,
+        argument: int | None = None,
+        mask: int = 0,
+        values: tuple[int, ...] = (),
+        also: tuple[int, tuple[int, ...]] | None = None,
     ) -> None:
+        self.also = also
         self.number = number
         self.errno = errno
         self.argument = argument
@@ -74,18 +84,38 @@ def _arch_body(arch: str, chain: list[Rule]) -> list[_Insn]:
     body: list[_Insn] = [(_LD_W_ABS, 0, 0, _OFF_NR)]
     if arch == "x86_64":
         body += [(_JGE, 0, 1, X32_SYSCALL_BIT), (_RET, 0, 0, SECCOMP_RET_ERRNO | 38)]
-    for rule in chain:
-        refuse = (_RET, 0, 0, SECCOMP_RET_ERRNO | rule.errno)
-        if rule.argument is None:
-            body += [(_JEQ, 0, 1, rule.number), refuse]
-            continue
-        test: list[_Insn] = [(_LD_W_ABS, 0, 0, _OFF_ARGS + 8 * rule.argument)]  # the low word: little-endian
-        if rule.mask:
-            test += [(_JSET, 0, 1, rule.mask), refuse]
-        for value in rule.values:
-            test += [(_JEQ, 0, 1, value), refuse]
+    for number in dict.fromkeys(rule.number for rule in chain):
+        test: list[_Insn] = []
+        for rule in chain:
+            if rule.number == number:
+                test += _test(rule)
         test.append((_RET, 0, 0, SECCOMP_RET_ALLOW))
-        body.append((_JEQ, 0, len(test), rule.number))
+        body.append((_JEQ, 0, len(test), number))
         body += test
     body.append((_RET, 0, 0, SECCOMP_RET_ALLOW))
     return body
+
+
+def _test(rule: Rule) -> list[_Insn]:
+    """Return what refuses by *rule*, or falls through."""
+    refuse = (_RET, 0, 0, SECCOMP_RET_ERRNO | rule.errno)
+    if rule.argument is None:
+        return [refuse]
+    last: list[_Insn] = [refuse]
+    if rule.also is not None:
+        argument, values = rule.also
+        last = [_load(argument)]
+        for value in values:
+            last += [(_JEQ, 0, 1, value), refuse]
+    test = [_load(rule.argument)]
+    if rule.mask:
+        test += [(_JSET, 0, len(last), rule.mask), *last]
+    for value in rule.values:
+        if rule.also is not None and len(test) > 1:
+            test.append(_load(rule.argument))
+        test += [(_JEQ, 0, len(last), value), *last]
+    return test
+
+
+def _load(argument: int) -> _Insn:
+    return (_LD_W_ABS, 0, 0, _OFF_ARGS + 8 * argument)  # the low word: little-endian

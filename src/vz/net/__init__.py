@@ -1,33 +1,10 @@
-"""A CT's network: venet0 (routed), veth (bridged), host devices moved in, and the filter that keeps it honest."""
+"""A CT's network: venet0 (routed), veth (bridged), host devices moved in, and the filter that keeps it honest.
+
+What start, stop and mending call is here; changes to a running CT are in ``live``.
+"""
 
 from __future__ import annotations
 
-from vz.net.attach import (
-    add_addresses,
-    add_netdev,
-    add_netif,
-    attach,
-    delete_addresses,
-    delete_netdev,
-    delete_netif,
-    detach,
-    give_back_devices,
-    owner_of,
-    restore_host_side,
-    usable_addresses,
-)
+from vz.net.connect import announce, attach, begin_probe, detach, inside_step, restore_host_side
 
-__all__ = [
-    "add_addresses",
-    "add_netdev",
-    "add_netif",
-    "attach",
-    "delete_addresses",
-    "delete_netdev",
-    "delete_netif",
-    "detach",
-    "give_back_devices",
-    "owner_of",
-    "restore_host_side",
-    "usable_addresses",
-]
+__all__ = ["announce", "attach", "begin_probe", "detach", "inside_step", "restore_host_side"]

@@ -11,6 +11,7 @@ import os
 
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
+from vz.kernel import handover
 from vz.ops.join import HELPER_PATH
 from vz.ops.report import warn
 from vz.ops.terminal import SAK, Operator, Session, open_session
@@ -34,7 +35,7 @@ def console(ct: Container) -> None:
             while (session := _session(ct, operator)) is not None:
                 ending = operator.relay(session, escapes=True)
                 if ending == SAK:
-                    _signal.pidfd_send_signal(session.pidfd, _signal.SIGKILL)
+                    session.child.forward(_signal.SIGKILL)
                 session.close()
                 if ending != SAK:
                     return
@@ -48,10 +49,8 @@ def _session(ct: Container, operator: Operator) -> Session | None:
 
     def login() -> None:
         for path, argv in LOGINS:
-            try:
-                os.execve(path, argv, {"TERM": term, "PATH": HELPER_PATH})
-            except OSError:
-                continue
+            if os.path.exists(path):
+                handover.execute(path, argv, {"TERM": term, "PATH": HELPER_PATH})
         os.write(2, b"The container has no login program for a console: use vzctl enter\r\n")
 
     while True:

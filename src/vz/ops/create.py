@@ -11,34 +11,57 @@ from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
 from vz.disk import layout, templates
 from vz.errors import ExitCode, VzError
-from vz.kernel.files import make_dirs
+from vz.kernel.files import make_dirs, read_bytes, write_atomically
 from vz.kernel.mountinfo import is_mount_point
 from vz.ops import journal, names, scripts
 from vz.ops.report import say, warn
+from vz.ops.undo import check_interrupt
 from vz.requests import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+OSNAME = "/usr/bin/vzosname"  # a program of the admin's: short name of a template to its full one
 
-def create(ct: Container, change: Change) -> None:
+
+def create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None:
     """Create CT *ct* as *change* and the sample that it names say.
+
+    *fetch* gets a template that is not there, or does nothing.
 
     Raises:
         VzError: the documented status of the step that failed, with everything undone: 82 sample, 22-24 unset
             paths, 44 private area exists, 99 ploop, 131 name, 29 and 91 template, 48 and 46 unpacking, 139 conf,
             79 the vps.create script.
     """
+    try:
+        _create(ct, change, fetch)
+    except Exception as exc:
+        check_interrupt()  # a program that the same ^C killed is no failure of its own
+        what, code = str(exc), getattr(exc, "code", None)
+        if isinstance(exc, OSError):
+            what, code = f"{exc.filename or ct.private}: {exc.strerror}", ExitCode.FS_NEW_VE_PRVT
+        if not isinstance(code, int):
+            raise
+        raise VzError(f"Creation of container private area failed: {what}", code) from exc
+    say("Container private area was created")
+
+
+def _create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None:
     conf_path = ct.conf_path
     fresh = not os.path.exists(conf_path)
+    before = b"" if fresh else read_bytes(conf_path)
     values = dict(change.values)
     if change.ip_add:
         values["ip_addr"] = change.ip_add
     sample = samples.for_create(ct.ctid, ct.node, change.config or None)
+    for text in sample.warnings:
+        warn(text)
     ct = with_values(ct, sample, values)
     check(ct, values)
-    template = ct.conf.ostemplate
+    template = find_template(ct, fetch)
     say(f"Creating container private area ({template})")
     area = f"{ct.private.rstrip('/')}.tmp"
     facts: dict[str, str | int] = {
@@ -47,6 +70,7 @@ def create(ct: Container, change: Change) -> None:
         "conf": conf_path if fresh else "",
         "link": "",
         "id_base": 0,
+        "id_count": ct.idmap[1],
     }
     journal.begin(ct.ctid, "create", **facts)
     try:
@@ -59,23 +83,24 @@ def create(ct: Container, change: Change) -> None:
         ct.conf.local_uid = ct.conf.local_gid = base
         journal.begin(ct.ctid, "create", **facts)
         make_area(ct, template, area)
-        say("Performing postcreate actions", 1)
+        check_interrupt()
+        say("Performing postcreate actions")
         prepare(ct, template)
+        check_interrupt()
         save(ct, sample, values, template, base)
         if ct.conf.name:
             facts["link"] = names.link_path(ct.conf.name)
             journal.begin(ct.ctid, "create", **facts)
             names.assign(ct.ctid, ct.conf.name)
         scripts.run_create(ct)
-    except BaseException as exc:
+        check_interrupt()
+    except BaseException:
         journal.undo_create(ct.ctid, journal.read(ct.ctid))
+        if not fresh and read_bytes(conf_path) != before:
+            write_atomically(conf_path, before)
         journal.end(ct.ctid)
-        warn("Creation of container private area failed")
-        if isinstance(exc, OSError):
-            raise VzError(f"{exc.filename or ct.private}: {exc.strerror}", ExitCode.FS_NEW_VE_PRVT) from exc
         raise
     journal.end(ct.ctid)
-    say("Container private area was created")
 
 
 def with_values(ct: Container, sample: Any, values: dict[str, Any]) -> Container:
@@ -94,7 +119,8 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     need_paths(ct)
     if os.path.isdir(ct.private) and os.listdir(ct.private):
         raise VzError(f"Private area already exists in {ct.private}", ExitCode.FS_PRVT_AREA_EXIST)
-    layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    kind = layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    layout.check_closed(kind, ct.private, ExitCode.FS_NEW_VE_PRVT)
     if ct.conf.name:
         names.check_free(ct.ctid, ct.conf.name)
     if not ct.conf.ostemplate:
@@ -103,9 +129,42 @@ def check(ct: Container, values: dict[str, Any]) -> None:
         raise VzError(
             "No OS template: use --ostemplate, or set DEF_OSTEMPLATE in /etc/vz/vz.conf", ExitCode.VE_OSTEMPLATE_NOTSET
         )
+
+
+def find_template(ct: Container, fetch: Callable[[str], None]) -> str:
+    """Return the full name of the CT's template, which is in the cache, after *fetch* perhaps.
+
+    Raises:
+        VzError: it is not there and cannot be had (91); the private area is a mount point (48).
+    """
+    name = full_name(ct.conf.ostemplate)
+    ct.conf.ostemplate = name
+    if templates.find_tarball(ct.node, name) is None:
+        fetch(name)
+    templates.lookup(ct.node, name)
     if os.path.lexists(ct.private) and is_mount_point(ct.private):
-        raise VzError(f"Private area {ct.private} is a mount point", ExitCode.FS_NEW_VE_PRVT)
-    templates.lookup(node, ct.conf.ostemplate)
+        raise VzError(
+            f"Private area {ct.private} is a mount point: use --private {ct.private}/private", ExitCode.FS_NEW_VE_PRVT
+        )
+    return name
+
+
+def full_name(name: str) -> str:
+    """Return what OSNAME makes of template *name*: its last line of output; *name* where there is no such program."""
+    if not os.access(OSNAME, os.X_OK):
+        return name
+    from vz.config.units import parse_word
+    from vz.kernel.process import spawn
+
+    result = spawn([OSNAME, name])
+    lines = result.stdout.decode("utf-8", "surrogateescape").splitlines()
+    try:
+        if result.status:
+            raise ValueError(f"status {result.status}")
+        return parse_word(lines[-1].strip() if lines else "")
+    except ValueError as exc:
+        warn(f"WARNING: {OSNAME} has no full name for {printable(name)} ({printable(str(exc))})")
+        return name
 
 
 def make_area(ct: Container, template: str, area: str) -> None:

@@ -30,11 +30,19 @@ def destroy(ct: Container) -> None:
         "root": ct.root,
         "dump": ct.dump_path,
         "id_base": ct.idmap[0],
+        "id_count": ct.idmap[1],
         "name": ct.conf.name or "",
     }
     journal.begin(ct.ctid, "destroy", **facts)
     say(f"Destroying container private area: {printable(ct.private)}")
-    finish(ct.ctid, {key: str(value) for key, value in facts.items()})
+    try:
+        finish(ct.ctid, {key: str(value) for key, value in facts.items()})
+    except VzError:
+        if os.path.lexists(
+            ct.private
+        ):  # nothing has changed: it is no half-destroyed CT for the next command to finish
+            journal.end(ct.ctid)
+        raise
     journal.end(ct.ctid)
     say("Container private area was destroyed")
 
@@ -44,18 +52,18 @@ def finish(ctid: int, facts: dict[str, str]) -> None:
     from vz.config.paths import CONF_DIR
     from vz.ops.trash import discard
 
-    base = facts.get("id_base", "0")
-    ticket = f"{ids.IDS_DIR}/{base}" if base != "0" and ids.owner_of(int(base)) == ctid else ""
+    base, count = int(facts.get("id_base", "0")), int(facts.get("id_count", ids.RANGE))
+    ticket = (base, count, ctid) if base and ids.owner_of(base) == ctid else None
     private = facts["private"]
     try:
         for path in (f"{private.rstrip('/')}.tmp", private):
             if os.path.lexists(path):
-                discard(path, ticket if path == private else "")
-                ticket = "" if path == private else ticket
+                discard(path, ticket if path == private else None)
+                ticket = None if path == private else ticket
     except OSError as exc:
         raise VzError(f"Unable to remove {private}: {exc.strerror}", ExitCode.FS_DEL_PRVT) from exc
     if ticket:
-        ids.release(int(base), ctid)
+        ids.release(*ticket)
     if facts.get("name"):
         names.remove_link(ctid, facts["name"])
     for suffix in ("conf", *ACTION_SUFFIXES):

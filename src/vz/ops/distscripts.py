@@ -38,11 +38,13 @@ def at_start(ct: Container) -> None:
     dist = dists.lookup(ct.conf.ostemplate)
     if not dist.scripts:
         return
+    from vz.ops.guestfiles import resolver  # which builds on this module
+
     conf = ct.conf
     for action, wanted in (
         ("ADD_IP", True),  # without an address it enables networking, or takes old addresses away
         ("SET_HOSTNAME", conf.hostname),
-        ("SET_DNS", conf.nameserver or conf.searchdomain),
+        ("SET_DNS", any(resolver(ct))),
     ):
         if wanted:
             run(ct, dist, action, "starting")
@@ -89,8 +91,9 @@ def environment(ct: Container, action: str, state: str, changes: dict[str, str] 
         found["HOSTNM"] = conf.hostname or ""
         found["IP_ADDR"] = addresses.partition(" ")[0]
     elif action == "SET_DNS":
-        found["NAMESERVER"] = " ".join(conf.nameserver or [])
-        found["SEARCHDOMAIN"] = " ".join(conf.searchdomain or [])
+        from vz.ops.guestfiles import resolver
+
+        found["NAMESERVER"], found["SEARCHDOMAIN"] = map(" ".join, resolver(ct))
     found.update(changes or {})
     return found
 
@@ -105,6 +108,7 @@ def run(ct: Container, dist: dists.Dist, action: str, state: str, changes: dict[
         return False
     from vz.ops.exec import exec_status
 
+    say(f"Running distribution script {_path(dist, action)} in the container", 1)
     text = dists.exports(environment(ct, action, state, changes)) + dist.script_text(action)
     began = time.monotonic()
     status, printed = exec_status(ct, dists.SHELL, text, float(dists.LIMIT_S))

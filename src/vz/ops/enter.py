@@ -6,6 +6,7 @@ import os
 
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
+from vz.kernel import handover
 from vz.ops.join import HELPER_PATH
 from vz.ops.terminal import Operator, open_session, write_all
 
@@ -34,10 +35,8 @@ def enter(ct: Container, typed: str = "") -> None:
         except OSError:
             pass
         for path in SHELLS:
-            try:
-                os.execve(path, [f"-{os.path.basename(path)}"], env)
-            except OSError:
-                continue
+            if os.path.exists(path):
+                handover.execute(path, [f"-{os.path.basename(path)}"], env)
         os.write(2, b"the container has no shell\r\n")
 
     session = open_session(ct, shell)

@@ -10,6 +10,7 @@ from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_text
 from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS
+from vz.kernel.openat import open_in_root
 from vz.ops import distscripts
 
 KEYS_LIMIT_S = 60.0
@@ -24,29 +25,45 @@ def guest_config(ct: Container) -> guest.GuestConfig:
     config.by_script = frozenset(dist.scripts)
     config.hostname = ct.conf.hostname or ""
     config.addresses = ct.addresses()
-    servers = ct.conf.nameserver
-    config.nameservers = node_nameservers() if servers == ["inherit"] else servers or []
-    domains = ct.conf.searchdomain
-    config.searchdomains = domains or []
+    config.nameservers, config.searchdomains = resolver(ct)
     config.netifs = ct.conf.netif or []
-    if servers is None and ct.node.nameserver:
-        words = ct.node.nameserver.split()
-        config.nameservers = node_nameservers() if words == ["inherit"] else words
     return config
+
+
+def resolver(ct: Container) -> tuple[list[str], list[str]]:
+    """Return (name servers, search domains) for the CT's resolv.conf; see resolv.conf(5)."""
+    servers = ct.conf.nameserver
+    if servers is None:
+        servers = ct.node.nameserver.split()  # nothing said anywhere: inherit
+    domains = ct.conf.searchdomain or []
+    if servers == ["inherit"]:
+        servers = node_nameservers()
+    if domains == ["inherit"]:
+        domains = node_searchdomains()
+    return servers, domains
 
 
 def node_nameservers() -> list[str]:
     """Return the node's own name servers, but loopback ones, which are of no use in a CT."""
+    words = [line[1] for line in _resolv_conf() if line[0] == "nameserver" and len(line) > 1]
+    return [word for word in words if not word.startswith(("127.", "::1"))]
+
+
+def node_searchdomains() -> list[str]:
+    """Return the node's own search domains: its last ``search`` or ``domain`` line counts."""
+    found: list[str] = []
+    for line in _resolv_conf():
+        if line[0] in ("search", "domain"):
+            found = line[1:]
+    return found
+
+
+def _resolv_conf() -> list[list[str]]:
     try:
         text = read_text("/etc/resolv.conf")
     except OSError:
         return []
-    found = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) > 1 and words[0] == "nameserver" and not words[1].startswith(("127.", "::1")):
-            found.append(words[1])
-    return found
+    return [words for line in text.splitlines() if (words := line.split())]
 
 
 def prepare_new(ct: Container) -> None:
@@ -57,7 +74,7 @@ def prepare_new(ct: Container) -> None:
     from vz.ops.join import edit_in_root
     from vz.resources.policy import dropped_capabilities, seccomp_program
 
-    program = seccomp_program(ct.conf.features)
+    program = seccomp_program(ct.conf)
     dropped = dropped_capabilities(ct.conf.capability)
 
     def inside() -> None:
@@ -98,7 +115,6 @@ def wait_booted(ct: Container, limit_s: int) -> None:
     from vz.ops.undo import check_interrupt
 
     deadline = time.monotonic() + limit_s
-    fifo = f"/proc/{ct.init_pid()}/root/.vzfifo"
     is_systemd = os.path.basename(_init_program(ct)) == "systemd"
     while time.monotonic() < deadline:
         if not ct.is_running():
@@ -107,15 +123,26 @@ def wait_booted(ct: Container, limit_s: int) -> None:
             state = exec_status(ct, ["/bin/systemctl", "is-system-running"])[1].strip()
             if state in (b"running", b"degraded"):
                 return
-        elif (
-            os.path.lexists(fifo)
-            or not os.path.exists(f"/proc/{ct.init_pid()}/root/etc/inittab")
-            or os.path.basename(_init_program(ct)) == "busybox"
-        ):
+        elif _has(ct, "/.vzfifo") or not _has(ct, "/etc/inittab") or os.path.basename(_init_program(ct)) == "busybox":
             return
         check_interrupt()
         time.sleep(0.1)
     raise VzError("Container did not finish booting in time", ExitCode.WAIT_FAILED)
+
+
+def _has(ct: Container, path: str) -> bool:
+    """Tell whether the running CT has *path*; its own links do not lead out of it."""
+    try:
+        root = os.open(f"/proc/{ct.init_pid()}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.close(open_in_root(root, path, os.O_PATH))
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(root)
 
 
 def _init_program(ct: Container) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 
 from vz.container.record import External
-from vz.kernel import capabilities, libc, mounts, namespaces, seccomp
+from vz.kernel import capabilities, handover, libc, mounts, namespaces, seccomp
 from vz.kernel.process import default_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BASIC_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
 # a fs/ directory of the host's own stays readable otherwise: looks, addresses of kernel objects
 MASKED = (
@@ -48,10 +47,12 @@ class Plan:
         "hostname",
         "last_step",
         "nesting",
+        "network",
         "program",
         "pty_max",
         "root",
         "shm_bytes",
+        "user_limits",
     )
 
     def __init__(self, ctid: int, root: str) -> None:
@@ -66,37 +67,41 @@ class Plan:
         self.program = b""
         self.dropped: frozenset[int] = frozenset()
         self.nesting = False
+        self.user_limits: dict[str, int] = {}  # by name in /proc/sys/user
+        self.network: Callable[[], None] = lambda: None  # when the node's side of the network is made
         self.last_step: Callable[[], None] = lambda: None  # the CT's own files, as its root, in its root
 
 
-def device_externals(extra: list[tuple[str, str]]) -> list[External]:
-    """Return the mounts that make a CT's /dev: the basic nodes, and *extra* as (name below /dev, source)."""
-    found = [External(f"dev{name}", f"/dev/{name}", f"/dev/{name}") for name in BASIC_DEVICES]
-    found += [External("dev" + name.replace("/", "_"), source, f"/dev/{name}") for name, source in extra]
-    return found
+def device_externals(nodes: list[tuple[str, str]]) -> list[External]:
+    """Return the mounts that make a CT's /dev: its *nodes* as (name below /dev, source on the host)."""
+    return [External("dev" + name.replace("/", "_"), source, f"/dev/{name}") for name, source in nodes]
 
 
 def build(plan: Plan) -> None:
-    """Make the CT's view of the system and enter it; at the end the working directory is its ``/``."""
-    root = plan.root
+    """Make the CT's view of the system and enter it; the working directory is VE_ROOT, and at the end its ``/``."""
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-    # the copy that came from the host is locked in this namespace; a bind of it is ours
-    mounts.mount(root, root, None, mounts.MS_BIND)
-    os.chdir(root)
+    # The copy that came from the host is locked in this namespace; a bind of it is ours, with what
+    # the mount scripts have put into it.  Not by its path: the directories above may be for the node's root alone, as
+    # /vz/root is.
+    tree_fd = mounts.open_tree(".", mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC | mounts.AT_RECURSIVE)
+    mounts.move_mount(tree_fd, ".")
+    os.fchdir(tree_fd)
+    os.close(tree_fd)
     _mount_kernel_views()
     _mount_dev(plan)
     _mount_rest(plan)
     libc.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
+    _limit_user_namespace(plan.user_limits)
     _limit_and_mask()
     if plan.hostname:
         namespaces.sethostname(plan.hostname.encode("utf-8", "surrogateescape"))
 
 
 def become_init(plan: Plan) -> None:
-    """Put on what only CT processes wear and execve init; returns only by OSError."""
+    """Put on what only CT processes wear and execve init: its own refusal is a byte over descriptor 3."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
@@ -104,7 +109,7 @@ def become_init(plan: Plan) -> None:
     default_signals()
     capabilities.drop_from_bounding_set(plan.dropped)
     seccomp.install(plan.program)
-    os.execve(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
+    handover.execute(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
 
 
 def _at(path: str) -> str:
@@ -168,6 +173,17 @@ def _mount_rest(plan: Plan) -> None:
     os.makedirs(f"{run}/systemd/system", 0o755)
     for unit in MASKED_UNITS:
         os.symlink("/dev/null", f"{run}/systemd/system/{unit}")
+
+
+def _limit_user_namespace(values: dict[str, int]) -> None:
+    """Set what the CT's user namespace may hold; raising it again takes CAP_SYS_RESOURCE, which the CT loses."""
+    for name, value in values.items():
+        try:
+            fd = os.open(f"/proc/sys/user/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # a kernel without
+        os.write(fd, str(value).encode())
+        os.close(fd)
 
 
 def _limit_and_mask() -> None:

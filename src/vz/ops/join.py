@@ -1,19 +1,22 @@
 """Getting into a running CT: its cgroups and all its namespaces at once, then what every CT process wears.
 
-Order matters (security): cgroups by host paths first, one setns(2) for all namespaces, ids, session keyring,
-capabilities, filter.  The joining process is not dumpable until it has exec'ed a program of the CT, and holds
-no descriptor and no directory of the host.
+Order matters (security): cgroups by host paths first, one setns(2) for all namespaces, ids, session keyring; then the
+birth of the process that the CT can see, capabilities, filter.  A process is in its pid namespace from birth, and
+/proc/PID shows anybody there its mount table and network whatever its ids: so it is born by a helper that has
+joined everything else before.  It is not dumpable until it has exec'ed a program of the CT, and holds no descriptor
+and no directory of the host.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 from vz.container.ct import Container
 from vz.container.record import Record
-from vz.errors import NotRunning
-from vz.kernel import capabilities, libc, namespaces, seccomp
-from vz.kernel.process import PR_SET_DUMPABLE, default_signals, starttime
+from vz.errors import NotRunning, VzError
+from vz.kernel import capabilities, inherited, libc, namespaces, process, seccomp
+from vz.kernel.process import PR_SET_DUMPABLE, starttime
 from vz.resources.cgroups import EXEC_LEAF, fork_into
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HELPER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+EDIT_LIMIT_S = 60.0  # a file system that the CT serves itself may never answer
 NOT_PID = namespaces.ALL_NAMESPACES & ~namespaces.CLONE_NEWPID
 
 
@@ -43,45 +47,71 @@ def open_init(ct: Container) -> tuple[Record, int]:
 
 
 def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
-    """Fork a process of the CT that calls *run* (which ends in execve); return its pid on the host.
+    """Fork a process of the CT that calls *run* (which ends in execve); return its pid on the host, for waitpid(2).
 
-    The caller's own children to come are in the CT's pid namespace from here on: it must not fork for other ends.
+    *run* finds itself with the CT's root, ids and filter, in a session of its own, and must close what it does not
+    hand on.  What goes wrong in it before is said on our stderr, and status 126.
+
+    Raises:
+        VzError: the CT has as many processes as it may.
     """
-    program = seccomp_program(ct.conf.features)
+    program = seccomp_program(ct.conf)
     dropped = dropped_capabilities(ct.conf.capability)
-    namespaces.setns(pidfd, namespaces.CLONE_NEWPID)
-    pid = fork_into(ct, EXEC_LEAF)
-    if pid:
-        return pid
+    news, teller = os.pipe()
+    try:
+        helper = fork_into(ct, EXEC_LEAF)
+    except BlockingIOError as exc:  # EAGAIN
+        raise VzError(
+            "Unable to start a process in the container: its limit of processes (numproc) is reached"
+        ) from exc
+    if helper:
+        os.close(teller)
+        word = os.read(news, 16)
+        os.close(news)
+        if not word:
+            return helper  # it failed, and says so
+        os.waitpid(helper, 0)
+        return int(word)
     try:
         enter(pidfd)
+        pid = process.clone(process.CLONE_PARENT)
+        if pid:
+            os.write(teller, str(pid).encode())
+            os._exit(0)
+        os.setsid()
         capabilities.drop_from_bounding_set(dropped)
         seccomp.install(program)
         run()
     except BaseException as exc:
+        what = getattr(exc, "strerror", None) or exc
+        if getattr(exc, "errno", 0) == errno.EAGAIN:
+            what = "its limit of processes (numproc) is reached"
         try:
-            os.write(2, f"{getattr(exc, 'strerror', None) or exc}\n".encode("utf-8", "surrogateescape"))
+            os.write(2, f"Unable to start a process in the container: {what}\n".encode("utf-8", "surrogateescape"))
         except OSError:
             pass
     os._exit(126)
 
 
 def enter(pidfd: int) -> None:
-    """Take this process, forked into the CT's cgroups, into its namespaces and ids, in a session of its own."""
+    """Take this process, forked into the CT's cgroups, into its namespaces and ids; its children are in the pid one."""
     libc.prctl(PR_SET_DUMPABLE, 0)
-    os.setsid()
-    namespaces.setns(pidfd, NOT_PID)
+    os.setsid()  # away from the operator's terminal
+    inherited.reset()
+    inherited.seal_imports()
+    namespaces.setns(pidfd, namespaces.ALL_NAMESPACES)
+    _become_root()
+    namespaces.leave_keyring()
+    os.umask(0o022)
+    process.default_signals()
+    os.chdir("/")
+
+
+def _become_root() -> None:
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     libc.prctl(PR_SET_DUMPABLE, 0)  # a change of ids sets it to fs.suid_dumpable
-    try:
-        libc.new_session_keyring()
-    except OSError:
-        pass  # EDQUOT or no keyrings: then there is none to inherit either
-    os.umask(0o022)
-    default_signals()
-    os.chdir("/")
 
 
 def edit_in_ct(ct: Container, pidfd: int, function: Callable[[], bytes | None]) -> bytes:
@@ -89,15 +119,13 @@ def edit_in_ct(ct: Container, pidfd: int, function: Callable[[], bytes | None]) 
 
     def inside() -> bytes | None:
         libc.prctl(PR_SET_DUMPABLE, 0)
+        inherited.seal_imports()
         namespaces.setns(pidfd, NOT_PID & ~namespaces.CLONE_NEWCGROUP)
-        os.setgroups([])
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-        libc.prctl(PR_SET_DUMPABLE, 0)
+        _become_root()
         os.chdir("/")
         return function()
 
-    return namespaces.run_in_child(inside)
+    return namespaces.run_in_child(inside, EDIT_LIMIT_S)
 
 
 def edit_in_root(ct: Container, function: Callable[[], bytes | None]) -> bytes:
@@ -115,11 +143,9 @@ def edit_in_root(ct: Container, function: Callable[[], bytes | None]) -> bytes:
         libc.pivot_root(".", ".")
         mounts.umount(".", mounts.MNT_DETACH)
         os.chdir("/")
+        inherited.seal_imports()
         namespaces.setns(userns_fd, namespaces.CLONE_NEWUSER)
-        os.setgroups([])
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-        libc.prctl(PR_SET_DUMPABLE, 0)
+        _become_root()
         os.umask(0o022)
         return function()
 

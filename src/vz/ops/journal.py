@@ -84,10 +84,13 @@ def undo_create(ctid: int, facts: dict[str, str]) -> None:
     """Remove what create had made: the private area under either name, a fresh conf, the id range, the name link."""
     from vz.ops.trash import discard
 
+    base, count = facts.get("id_base", ""), facts.get("id_count", str(ids.RANGE))
+    ticket = (int(base), int(count), ctid) if base.isdecimal() and int(base) else None
     for key in ("area", "private"):
         path = facts.get(key, "")
         if path and os.path.isdir(path):
-            discard(path)
+            discard(path, ticket)
+            ticket = None
     for key in ("conf", "link"):
         path = facts.get(key, "")
         if path:
@@ -95,6 +98,5 @@ def undo_create(ctid: int, facts: dict[str, str]) -> None:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
-    base = facts.get("id_base", "")
-    if base.isdecimal() and int(base):
-        ids.release(int(base), ctid)
+    if ticket:
+        ids.release(*ticket)

@@ -5,18 +5,21 @@
                                     and becomes its root, unshares
                                     the other six, forks B, ends
     makes the network in B's netns                                   mounts, masks, the CT's own files
-    "go"                                                             seccomp, execve(init)
+    "go"                                                             addresses, routes, seccomp, execve(init)
 
-B's errors come back over a pipe that execve closes: its end of file is the good news.
+B's errors come back over a pipe that execve closes: its end of file is the good news.  A creates the user namespace
+as the CT's own first id.
 """
 
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
+import select
 
 from vz.errors import ExitCode, VzError
-from vz.kernel import namespaces
+from vz.kernel import inherited, namespaces, process
 from vz.kernel.libc import prctl
 from vz.kernel.process import PR_SET_DUMPABLE
 from vz.ops import inside
@@ -32,12 +35,13 @@ IFF_UP_RUNNING = 0x41
 class Launch:
     """A CT's init that is born but not released yet: make its network, then ``release()``."""
 
-    __slots__ = ("_errors", "_go", "init_pid")
+    __slots__ = ("_errors", "_go", "_program", "init_pid")
 
-    def __init__(self, init_pid: int, go: int, errors: int) -> None:
+    def __init__(self, init_pid: int, go: int, errors: int, program: str) -> None:
         self.init_pid = init_pid
         self._go = go
         self._errors = errors
+        self._program = program
 
     def release(self) -> None:
         """Let init go and wait until it has been exec'ed.
@@ -52,9 +56,23 @@ class Launch:
         finally:
             os.close(self._go)
             self._go = -1
+        self._check()
+
+    def check(self) -> None:
+        """See whether the CT's side has failed already: then what fails on ours is not the cause.
+
+        Raises:
+            VzError: as ``release``.
+        """
+        if select.select([self._errors], [], [], 0)[0]:
+            self._check()
+
+    def _check(self) -> None:
         words = _read_all(self._errors)
         os.close(self._errors)
         self._errors = -1
+        if len(words) == 1:  # execve's own errno
+            raise VzError(f"Unable to run {self._program}: {os.strerror(words[0])}", ExitCode.FS_BAD_TMPL)
         if words:
             code, _, text = words.decode("utf-8", "surrogateescape").partition(" ")
             raise VzError(text, int(code))
@@ -98,19 +116,24 @@ def launch(plan: inside.Plan, idmap: tuple[int, int], fork: Callable[[], int]) -
         os.close(errors)
         code, _, text = words.partition(" ")
         raise VzError(text or "Unable to make the container's namespaces", int(code or ExitCode.ENVCREATE_ERROR))
-    return Launch(int(word), to_child, errors)
+    return Launch(int(word), to_child, errors, plan.argv[0])
 
 
 def _first_child(plan: inside.Plan, userns_fd: int, from_parent: int, to_parent: int, errors: int) -> None:
     step = "start"
     try:
         os.setsid()
+        inherited.reset()
+        namespaces.leave_keyring()
+        step = "enter the container's root"
+        os.chdir(plan.root)
         step = "become root of the user namespace"
         namespaces.setns(userns_fd, namespaces.CLONE_NEWUSER)
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         prctl(PR_SET_DUMPABLE, 0)  # until execve, /proc/1/exe is the host's interpreter
+        inherited.seal_imports()
         step = "make the namespaces"
         namespaces.unshare(namespaces.ALL_NAMESPACES & ~namespaces.CLONE_NEWUSER)  # all owned by the user namespace
         child = os.fork()
@@ -142,9 +165,12 @@ def _init(plan: inside.Plan, go: int, errors: int) -> None:
         if os.read(go, 1) != b"g":  # the parent gave up, or died
             os._exit(1)
         os.close(go)
+        code, step = ExitCode.CANT_ADDIP, "set up the network"
+        plan.network()
+        code, step = ExitCode.FS_BAD_TMPL, f"run {plan.argv[0]}"
         keep = os.dup2(errors, 3)  # everything else goes; this one closes itself at execve
         os.set_inheritable(keep, False)
-        os.closerange(4, 1 << 20)
+        process.close_from(4)
         errors = keep
         inside.become_init(plan)
     except BaseException as exc:
@@ -153,8 +179,6 @@ def _init(plan: inside.Plan, go: int, errors: int) -> None:
 
 
 def _loopback_up() -> None:
-    import fcntl
-
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     request = b"lo".ljust(16, b"\0") + IFF_UP_RUNNING.to_bytes(2, "little") + bytes(22)  # struct ifreq
     fcntl.ioctl(sock.fileno(), SIOCSIFFLAGS, request)

@@ -34,7 +34,6 @@ def umount(ct: Container) -> None:
     if not ct.is_mounted():
         raise VzError("CT is not mounted", ExitCode.FS_NOT_MOUNTED)
     umount_with_scripts(ct)
-    say("Container is unmounted")
 
 
 def mount_with_scripts(ct: Container) -> None:
@@ -48,13 +47,24 @@ def mount_with_scripts(ct: Container) -> None:
         scripts.run_host(ct, "mount")
 
 
-def umount_with_scripts(ct: Container) -> None:
-    """Run the umount scripts, detach the root, run the postumount scripts, these also when the umount failed."""
+def umount_with_scripts(ct: Container, *, quiet: bool = False) -> None:
+    """Run the umount scripts, detach the root, run the postumount scripts, these also when the umount failed.
+
+    Raises:
+        VzError: a script failed (79), the root is busy (51); of two failures the umount's is the one that counts.
+    """
     scripts.run_host(ct, "umount")
     try:
         layout.umount_root(ct)
-    finally:
-        scripts.run_host(ct, "postumount")
+    except VzError:
+        try:
+            scripts.run_host(ct, "postumount")
+        except VzError as also:
+            warn(str(also))
+        raise
+    if not quiet:
+        say("Container is unmounted")
+    scripts.run_host(ct, "postumount")
 
 
 def ensure_ids(ct: Container) -> None:
@@ -63,8 +73,7 @@ def ensure_ids(ct: Container) -> None:
 
     base, count = ct.idmap
     if base:
-        if ids.owner_of(base) != ct.ctid:
-            ids.register(ct.ctid, base, count)
+        ids.register(ct.ctid, base, count)  # looks at all of it: the conf may have been edited
         return
     base = ids.allocate(ct.node, ct.ctid, count)
     ct.conf.local_uid = ct.conf.local_gid = base

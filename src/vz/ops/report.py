@@ -1,7 +1,8 @@
 """What a command tells: chatter on stdout, errors and warnings on stderr, both to the log file.
 
-``--quiet`` removes both from the terminal (not from the log); ``--verbose`` adds details.  Scripts read some of
-these lines, so their texts are those of vzctl 4.11.
+A text has a level: errors and warnings -1, chatter 0, details 1 and up.  The terminal gets what is not above VERBOSE
+(``--verbose`` counts in its place), and nothing with ``--quiet``; the log gets what is not above LOG_LEVEL.  Scripts
+read some of these lines, so their texts are those of vzctl 4.11.
 """
 
 from __future__ import annotations
@@ -9,11 +10,20 @@ from __future__ import annotations
 import os
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vz.container.ct import Container
+
+_CPU = (("cpuunits", "Setting CPU units: {}"), ("cpulimit", "Setting CPU limit: {}"), ("cpus", "Setting CPUs: {}"))
+_UB = frozenset(("numproc", "physpages", "swappages"))
 _program = "vzctl"
 _ctid = 0
 _verbosity = 0
 _quiet = False
 _log_path = ""
+_log_level = 0
 
 
 def set_up(program: str, *, quiet: bool = False, verbosity: int = 0) -> None:
@@ -22,17 +32,17 @@ def set_up(program: str, *, quiet: bool = False, verbosity: int = 0) -> None:
     _program, _quiet, _verbosity = program, quiet, verbosity
 
 
-def set_log(path: str, ctid: int) -> None:
-    """Log to *path* from now on ("" for not at all), about CT *ctid* (0 for none)."""
-    global _log_path, _ctid
-    _log_path, _ctid = path, ctid
+def set_log(path: str, ctid: int, level: int = 0) -> None:
+    """Log what is not above *level* to *path* from now on ("" for not at all), about CT *ctid* (0 for none)."""
+    global _log_path, _ctid, _log_level
+    _log_path, _ctid, _log_level = path, ctid, level
 
 
 def say(text: str, level: int = 0) -> None:
     """Print *text* on stdout; with *level* above 0 only where --verbose asks for as much."""
-    if level <= _verbosity:
-        if not _quiet:
-            _write(1, text)
+    if level <= _verbosity and not _quiet:
+        _write(1, text)
+    if level <= _log_level:
         _log(text)
 
 
@@ -43,8 +53,32 @@ def warn(text: str) -> None:
     _log(text)
 
 
-def is_verbose() -> bool:
-    return _verbosity > 0
+def say_limits(values: dict[str, Any]) -> None:
+    """Say which of the limits in *values* (by attribute) have come into force."""
+    for attr, text in _CPU:
+        if attr in values:
+            say(text.format(values[attr]))
+    if _UB & set(values):
+        say("UB limits were set successfully")
+
+
+def say_devices() -> None:
+    say("Setting devices")
+
+
+def say_netifs(names: list[str]) -> None:
+    say(f"Configure veth devices: {' '.join(names)}".rstrip())
+
+
+def say_started(ct: Container) -> None:
+    """Say what a CT that is being started has got from its configuration, but its addresses."""
+    conf = ct.conf
+    configured = {attr for attr in (*(row[0] for row in _CPU), *_UB) if attr.upper() in conf.values}
+    say_limits({attr: value for attr in configured if (value := getattr(conf, attr)) is not None})
+    if conf.devices or conf.devnodes:
+        say_devices()
+    if conf.netif:
+        say_netifs([netif.ifname for netif in conf.netif])
 
 
 def _write(fd: int, text: str) -> None:

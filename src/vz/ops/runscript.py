@@ -55,7 +55,7 @@ def runscript(ct: Container, path: str) -> int:
     finally:
         forget(ct)
         if not was_mounted:
-            mount.umount_with_scripts(ct)
+            mount.umount_with_scripts(ct, quiet=True)
 
 
 def _run(ct: Container, text: bytes) -> int:

@@ -14,6 +14,7 @@ from vz.config.paths import CONF_DIR
 from vz.container.ct import Container
 from vz.errors import ScriptFailed
 from vz.kernel.process import TOOL_PATH, exit_status
+from vz.ops.report import say
 
 _ORDER = {
     "premount": ("vps", "ct"),
@@ -46,6 +47,7 @@ def run_script(path: str, ct: Container) -> None:
     """Run one script of the node with our streams; ScriptFailed when it cannot be run or fails."""
     if not os.access(path, os.X_OK):
         raise ScriptFailed(f"Action script {path} is not an executable file: chmod +x it, or remove it")
+    say(f"Running action script {path}", 1)
     try:
         # Python ignores SIGPIPE; a script with a pipe in it counts on the default
         pid = os.posix_spawn(path, [path], environment(ct), setsigdef=(_signal.SIGPIPE,))
@@ -68,6 +70,7 @@ def run_in_ct(ct: Container, action: str) -> None:
         text = read_bytes(path)
     except OSError as exc:
         raise ScriptFailed(f"Action script {path} cannot be read: {exc.strerror}") from exc
+    say(f"Running action script {path} in the container", 1)
     ct.forget_record()
     ours = exports({"VEID": str(ct.ctid), "VE_CONFFILE": ct.conf_path})
     status, printed = exec_status(ct, SHELL, ours + text, 300.0)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from vz import guest, net
+import os
+
+from vz import guest
 from vz.config import samples
 from vz.config.conffile import ConfFile
 from vz.config.ctconfig import load_ct
 from vz.config.merge import merge, merge_addresses
 from vz.config.netif import FIELDS, Netif, parse_netif_add
 from vz.config.options import BY_ATTR
+from vz.config.values import PARTS_OF_NETFILTER, part_of_netfilter
 from vz.container.ct import Container, printable
+from vz.disk import layout
 from vz.errors import BadSyntax, ExitCode, VzError
+from vz.net import live
 from vz.ops import distscripts, guestfiles, journal, names
 from vz.ops.join import edit_in_ct, edit_in_root, open_init
-from vz.ops.report import say, warn
+from vz.ops.report import say, say_devices, say_limits, say_netifs, warn
 from vz.requests import Change
 from vz.resources import limits
 
@@ -27,6 +32,13 @@ RESOURCE_ATTRS = frozenset(
 RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options"}
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
+NO_CHANGES = "No changes in CT configuration, not saving"
+_NO_DEFAULT = frozenset(("ip_addr", "netif", "netdev", "name"))  # absent is empty: vz.conf has no say
+_GUEST_FILES = (
+    ("hostname", "/etc/hostname", "the host name", ExitCode.BADHOSTNAME),
+    ("nameserver", "/etc/resolv.conf", "name servers", ExitCode.BADDNSSRV),
+    ("searchdomain", "/etc/resolv.conf", "search domains", ExitCode.BADDNSSEARCH),
+)
 
 
 def set_values(ct: Container, change: Change) -> int:
@@ -35,6 +47,9 @@ def set_values(ct: Container, change: Change) -> int:
     Raises:
         VzError: the documented status of the step that failed; with --save the conf is then untouched.
     """
+    if change.is_empty() and change.save:
+        say(NO_CHANGES)
+        return ExitCode.OK
     check(ct, change)
     running = ct.is_running()
     if change.userpasswd:
@@ -47,25 +62,63 @@ def set_values(ct: Container, change: Change) -> int:
         names.assign(ct.ctid, ct.conf.name)
     if not values:
         if change.save and not change.userpasswd:
-            say("No changes in CT configuration, not saving")
+            say(NO_CHANGES)
         return ExitCode.OK
-    restart_only = sorted(attr for attr in values if BY_ATTR[attr].applies == "restart")
-    if running and restart_only and change.setmode == "ignore":
-        raise VzError(f"Unable to set {_restart_words(restart_only)} on a running container", ExitCode.VE_RUNNING)
-    if running and not (restart_only and change.setmode == "restart"):
-        apply_live(ct, change, values, restart_only)
-    elif not running and not change.save:
-        if RESOURCE_ATTRS & set(values):
-            raise VzError("Unable to apply new values: container is not running", ExitCode.VE_NOT_RUNNING)
-        say(UNSAVED_STOPPED)
-        return ExitCode.OK
-    if not change.save:
-        say(UNSAVED_RUNNING)
-        return ExitCode.OK
-    save(ct, values)
-    if running and restart_only and change.setmode == "restart":
-        restart(ct)
+    for text in without_effect(ct, change.values):
+        warn(f"WARNING: {text}")
+    if running:
+        set_running(ct, change, values)
+    elif not change.save and RESOURCE_ATTRS & set(values):
+        raise VzError("Unable to apply new values: container is not running", ExitCode.VE_NOT_RUNNING)
+    if change.save:
+        save(ct, values)
+    else:
+        say(UNSAVED_RUNNING if running else UNSAVED_STOPPED)
     return ExitCode.OK
+
+
+def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
+    """Return a line for each of *values* that is kept and does nothing in this version."""
+    found = []
+    if "mount_opts" in values and layout.layout_name(ct) != "ploop":
+        found.append("MOUNT_OPTS counts for the ploop layout only: it has no effect on this container")
+    if values.get("netfilter") in PARTS_OF_NETFILTER:
+        found.append(part_of_netfilter(values["netfilter"]))
+    return found
+
+
+def set_running(ct: Container, change: Change, values: dict[str, Any]) -> None:
+    """Bring *values* into force on a running CT, by a restart where one is asked for and needed.
+
+    Raises:
+        VzError: the status of the step that failed; 32: --setmode ignore, and a value needs a restart.
+    """
+    restart_only = sorted(
+        attr for attr, value in values.items() if BY_ATTR[attr].applies == "restart" and value != getattr(ct.conf, attr)
+    )
+    try:
+        if restart_only and change.setmode == "ignore":
+            text = f"Unable to set {', '.join(map(_restart_name, restart_only))} on a running container"
+            raise VzError(text, ExitCode.VE_RUNNING)
+        if restart_only and change.setmode == "restart":
+            restart(ct, values)
+            return
+        apply_live(ct, change, values)
+    except VzError as exc:
+        if not change.save:
+            raise
+        if not change.force or change.setmode:
+            warn("Error: failed to apply some parameters, not saving configuration file!")
+            raise
+        warn(str(exc))
+        warn("WARNING: not everything could be applied now; it is saved and counts from the next start (--force)")
+    for attr in restart_only:
+        warn(f"Unable to set {_restart_name(attr)} on a running container")
+    if restart_only:
+        warn(
+            "WARNING: Some of the parameters could not be applied to a running container. "
+            "Please consider using --setmode option"
+        )
 
 
 def check(ct: Container, change: Change) -> None:
@@ -75,9 +128,11 @@ def check(ct: Container, change: Change) -> None:
     values = change.values
     if values.get("name"):
         names.check_free(ct.ctid, values["name"])
-    moved = {"ve_root", "ve_private"} & set(values)
-    if moved and (ct.is_running() or ct.is_mounted()):
-        raise VzError("Unable to change --root or --private: container is running or mounted", ExitCode.VE_RUNNING)
+    for attr, key in (("ve_root", "VE_ROOT"), ("ve_private", "VE_PRIVATE")):
+        if attr in values and ct.is_running():
+            raise VzError(f"Unable to change {key} on a running container", ExitCode.VE_RUNNING)
+        if attr in values and ct.is_mounted():
+            raise VzError(f"Unable to change {key} on a mounted container (umount first)", ExitCode.FS_MOUNTED)
     for name in [edit["ifname"] for edit in change.netif_edit]:
         if not any(netif.ifname == name for netif in ct.conf.netif or []):
             raise VzError(f"Container has no interface {name}: add it with --netif_add", ExitCode.VETH_ERROR)
@@ -117,10 +172,20 @@ def new_netifs(ct: Container, change: Change) -> list[Netif]:
     """Return NETIF after deletions, additions and edits."""
     netifs = [n for n in ct.conf.netif or [] if "all" not in change.netif_del and n.ifname not in change.netif_del]
     for text in change.netif_add:
-        netifs.append(parse_netif_add(text, ct.ctid, len(netifs)))
+        netifs.append(parse_netif_add(text, ct.ctid, _free_number(ct.ctid, netifs)))
     for edit in change.netif_edit:
         netifs = [_edited(netif, edit) if netif.ifname == edit["ifname"] else netif for netif in netifs]
+    names_on_host = [netif.host_ifname for netif in netifs if netif.host_ifname]
+    for name in names_on_host:
+        if names_on_host.count(name) > 1:
+            raise VzError(f"Two interfaces of the container would be {name} on the node", ExitCode.VETH_ERROR)
     return netifs
+
+
+def _free_number(ctid: int, netifs: list[Netif]) -> int:
+    """Return the least number that no name on the node made up for the CT has; see parse_netif_add."""
+    taken = {netif.host_ifname for netif in netifs}
+    return next(n for n in range(len(netifs) + 1) if not {f"veth{ctid}.{n}", f"v{ctid}.{n}"} & taken)
 
 
 def _edited(netif: Netif, fields: dict[str, Any]) -> Netif:
@@ -140,8 +205,8 @@ def from_sample(ct: Container, name: str) -> dict[str, Any]:
     return found
 
 
-def apply_live(ct: Container, change: Change, values: dict[str, Any], restart_only: list[str]) -> None:
-    """Bring a running CT to *values*; what needs a restart is named."""
+def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
+    """Bring a running CT to *values*, those that have a live part."""
     journal.begin(ct.ctid, "set")
     old = {attr: getattr(ct.conf, attr) for attr in values}
     try:
@@ -151,83 +216,82 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any], restart_on
         resource_attrs = RESOURCE_ATTRS & set(values)
         if resource_attrs:
             limits.apply(ct, set(resource_attrs))
-            _say_resources(values)
+            say_limits(values)
         if {"devices", "devnodes"} & set(values):
             from vz.resources import devices
 
-            say("Setting devices")
+            say_devices()
             devices.apply(ct)
+        if "devnodes" in values:
+            from vz.ops import devnodes
+
+            devnodes.sync(ct, record, pidfd)
         if "ip_addr" in values:
-            _apply_addresses(ct, record, old["ip_addr"] or [])
+            _apply_addresses(ct, record, change)
         if "netif" in values:
             _apply_netifs(ct, record, old["netif"] or [], values["netif"])
         for name in change.netdev_del:
-            net.delete_netdev(ct, record, name)
+            _warn_all(live.delete_netdev(ct, record, name))
         for name in change.netdev_add:
-            net.add_netdev(ct, record, name)
+            live.add_netdev(ct, record, name)
         if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
-            _apply_guest(ct, pidfd, "hostname" in values)
+            _apply_guest(ct, pidfd, values)
             distscripts.at_set(ct, values, old.get("ip_addr") or [])
-    except VzError:
-        if change.save:
-            warn("Error: failed to apply some parameters, not saving configuration file!")
-        raise
     finally:
         journal.end(ct.ctid)
-    for attr in restart_only:
-        warn(f"Unable to set {RESTART_NAMES.get(attr, attr)} on a running container")
-    if restart_only:
-        warn(
-            "WARNING: Some of the parameters could not be applied to a running container. "
-            "Please consider using --setmode option"
-        )
 
 
-def _say_resources(values: dict[str, Any]) -> None:
-    if "cpuunits" in values:
-        say(f"Setting CPU units: {values['cpuunits']}")
-    if "cpulimit" in values:
-        say(f"Setting CPU limit: {values['cpulimit']}")
-    if "cpus" in values:
-        say(f"Setting CPUs: {values['cpus']}")
-    if {"numproc", "physpages", "swappages"} & set(values):
-        say("UB limits were set successfully")
+def _warn_all(texts: list[str]) -> None:
+    for text in texts:
+        warn(text)
 
 
-def _apply_addresses(ct: Container, record: Any, before: list[str]) -> None:
-    wanted = net.usable_addresses(ct)
-    had = [address.partition("/")[0] for address in before]
-    gone = [address for address in had if address not in wanted]
-    fresh = [address for address in wanted if address not in had]
+def _apply_addresses(ct: Container, record: Any, change: Change) -> None:
+    """Take and add addresses: from and to those that it has, which may be others than its conf says."""
+    had = live.addresses(ct.ctid)
+    gone = [address for address in had if change.ip_del_all or address in change.ip_del]
+    added = [address.partition("/")[0] for address in change.ip_add if ct.node.ipv6 or ":" not in address]
+    fresh = [address for address in dict.fromkeys(added) if address not in had or address in gone]
     if gone:
         say(f"Deleting IP address(es): {' '.join(gone)}")
-        net.delete_addresses(ct, record, gone)
+        live.delete_addresses(ct, record, gone)
     if fresh:
         say(f"Adding IP address(es): {' '.join(fresh)}")
-        net.add_addresses(ct, record, fresh)
+        _warn_all(live.add_addresses(ct, record, fresh, skip_arpdetect=change.skip_arpdetect))
 
 
 def _apply_netifs(ct: Container, record: Any, before: list[Netif], after: list[Netif]) -> None:
-    say(f"Configure veth devices: {' '.join(netif.ifname for netif in after)}".rstrip())
-    for netif in before:
-        if netif not in after:
-            net.delete_netif(ct, record, netif)
+    say_netifs([netif.ifname for netif in after])
+    present = {netif.ifname: netif for netif in before}
+    for name in present.keys() - {netif.ifname for netif in after}:
+        live.delete_netif(ct, record, present[name])
     for netif in after:
-        if netif not in before:
-            net.add_netif(ct, record, netif)
+        old = present.get(netif.ifname)
+        if old is None:
+            _warn_all(live.add_netif(ct, record, netif))
+        elif old != netif:
+            _warn_all(live.change_netif(ct, record, old, netif))
 
 
-def _apply_guest(ct: Container, pidfd: int, hostname_too: bool) -> None:
+def _apply_guest(ct: Container, pidfd: int, values: dict[str, Any]) -> None:
+    """Bring the CT's own files, and its host name, to its configuration.
+
+    Raises:
+        VzError: what was asked for could not be written: 70 host name, 72 name servers, 73 search domains.
+    """
     config = guestfiles.guest_config(ct)
 
     def edit() -> bytes:
-        if hostname_too and config.hostname:
+        if "hostname" in values and config.hostname:
             from vz.kernel.namespaces import sethostname
 
             sethostname(config.hostname.encode())
         return "\n".join(guest.configure(config)).encode("utf-8", "surrogateescape")
 
     for line in edit_in_ct(ct, pidfd, edit).decode("utf-8", "replace").splitlines():
+        for attr, path, what, code in _GUEST_FILES:
+            if attr in values and line.startswith(f"{path}:"):
+                raise VzError(f"Unable to set {what}: {printable(line)}", code)
         warn(f"WARNING: {printable(line)}")
 
 
@@ -235,40 +299,47 @@ def save(ct: Container, values: dict[str, Any]) -> None:
     """Write *values* to the CT's conf; VzError (139)."""
     conf = ct.conf.conf
     if conf is None:
-        warn("WARNING: CT config file does not exist")
+        warn(f"WARNING: {ct.conf_path} does not exist: it is made anew")
         conf = ConfFile(ct.conf_path)
     old_name = conf.get("NAME") or ""
+    changed = put(conf, values)
+    if changed and not conf.get("VE_LAYOUT") and os.path.isdir(ct.private):
+        conf.set("VE_LAYOUT", layout.layout_name(ct))
+    try:
+        if changed:
+            conf.save(ct.conf_path)
+    except OSError as exc:
+        raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
+    name = values.get("name", old_name)
+    if old_name and name != old_name:
+        names.remove_link(ct.ctid, old_name)
+    if values.get("name") and (name != old_name or names.owner_of(name) != ct.ctid):  # the link may have been lost
+        names.assign(ct.ctid, name)
+        say(f"Name {name} assigned")
+    say(f"CT configuration saved to {ct.conf_path}" if changed else NO_CHANGES)
+
+
+def put(conf: ConfFile, values: dict[str, Any]) -> bool:
+    """Put *values* by attribute into *conf*; tell whether any of them is new."""
     changed = False
     for attr, value in values.items():
         option = BY_ATTR[attr]
         text = option.format(value)
-        if conf.get(option.key) != text:
+        if (conf.get(option.key) or "" if attr in _NO_DEFAULT else conf.get(option.key)) != text:
             conf.set(option.key, text)
             changed = True
-    if not changed:
-        say("No changes in CT configuration, not saving")
-        return
-    try:
-        conf.save(ct.conf_path)
-    except OSError as exc:
-        raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
-    if "name" in values and values["name"] != old_name:
-        if old_name:
-            names.remove_link(ct.ctid, old_name)
-        if values["name"]:
-            names.assign(ct.ctid, values["name"])
-            say(f"Name {values['name']} assigned")
-    say(f"CT configuration saved to {ct.conf_path}")
+    return changed
 
 
-def restart(ct: Container) -> None:
-    """Stop and start the CT with its new configuration."""
-    from vz.container.ct import load
+def restart(ct: Container, values: dict[str, Any]) -> None:
+    """Stop the CT and start it with *values* in its configuration, which is not saved yet."""
     from vz.ops.start import start
     from vz.ops.stop import stop
 
+    conf = ct.conf.conf.copy(ct.conf_path) if ct.conf.conf is not None else ConfFile(ct.conf_path)
+    put(conf, values)
     stop(ct)
-    start(load(ct.ctid, ct.node))
+    start(Container(ct.ctid, ct.node, load_ct(ct.ctid, ct.node, conf=conf)))
 
 
 def set_password(ct: Container, user: str, password: str, running: bool) -> None:
@@ -296,10 +367,10 @@ def set_password(ct: Container, user: str, password: str, running: bool) -> None
             edit_in_root(ct, lambda: edit())
         finally:
             if not was_mounted:
-                mount.umount_with_scripts(ct)
+                mount.umount_with_scripts(ct, quiet=True)
     except (ChildFailed, OSError) as exc:
         raise VzError(f"Unable to set the password of {printable(user)}: {exc}", ExitCode.CHANGEPASS) from exc
 
 
-def _restart_words(attrs: list[str]) -> str:
-    return ", ".join(RESTART_NAMES.get(attr, attr) for attr in attrs)
+def _restart_name(attr: str) -> str:
+    return RESTART_NAMES.get(attr, attr)

@@ -11,7 +11,7 @@ import os
 from vz.config.paths import RUN, STATE
 from vz.container.ct import Container
 from vz.ops import journal
-from vz.ops.report import say
+from vz.ops.report import say, warn
 from vz.resources import cgroups
 
 
@@ -39,10 +39,11 @@ def clear(ct: Container) -> None:
 
     record = ct.record()
     cgroups.kill_all(ct)
-    if record is not None and record.netifs:
+    if record is not None and (record.netifs or record.netdevs):
         from vz import net
 
-        net.detach(ct, record)
+        for text in net.detach(ct, record):
+            warn(text)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}", f"{RUN}/{ct.ctid}/record"):

@@ -15,10 +15,14 @@ from vz.kernel.files import make_dirs, write_atomically
 from vz.kernel.process import starttime
 from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
-from vz.ops.report import say, warn
+from vz.ops.report import say, say_started, warn
 from vz.ops.undo import Undo
 from vz.resources import cgroups, devices, limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vz.net.neighbours import Probe
 
 WAIT_LIMIT_S = 3600
 
@@ -32,10 +36,10 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
     """
     check(ct, force=force)
     say("Starting container...")
-    for text in ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
+    for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
     try:
-        boot(ct, wait=wait, skip_remount=skip_remount)
+        boot(ct, begin_probe(ct), wait=wait, skip_remount=skip_remount)
     except VzError:
         warn('Container start failed (try to check kernel messages, e.g. "dmesg | tail")')
         raise
@@ -49,8 +53,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
 
 def check(ct: Container, *, force: bool) -> None:
     """Refuse what can be refused before anything changes."""
-    if ct.conf.disabled and not force:
-        raise VzError("Container start disabled", ExitCode.VE_START_DISABLED)
+    check_enabled(ct, force=force)
     need_paths(ct)
     if ct.is_running():
         raise AlreadyRunning
@@ -59,12 +62,21 @@ def check(ct: Container, *, force: bool) -> None:
     layout.layout_of(ct)
 
 
-def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> None:
-    """Mount, make, launch, attach, release: everything between a checked request and a running init."""
+def check_enabled(ct: Container, *, force: bool) -> None:
+    if ct.conf.disabled and not force:
+        raise VzError("Container start disabled", ExitCode.VE_START_DISABLED)
+
+
+def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_remount: bool = False) -> None:
+    """Mount, make, launch, attach, release: everything between a checked request and a running init.
+
+    The answers to *probe*, which asks the neighbours for the CT's addresses, come in while the CT is made.
+    """
     with Undo(warn) as undo:
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
         if not ct.is_mounted():
+            store_layout(ct)
             mount.mount_with_scripts(ct)
             undo.add(mount.umount_with_scripts, ct)
             say("Container is mounted")
@@ -79,22 +91,49 @@ def boot(ct: Container, *, wait: bool = False, skip_remount: bool = False) -> No
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
-        connect(ct, born.init_pid, record, undo)
+        try:
+            connect(ct, born.init_pid, record, undo, probe)
+        except (VzError, OSError):
+            born.check()  # an init that has died already has no network to be reached
+            raise
         record.save()
+        say_started(ct)
         release(ct, born, record)
+        announce(ct, probe)
         undo.add(kill, ct)
         distscripts.at_start(ct)
         scripts.run_in_ct(ct, "start")
 
 
-def connect(ct: Container, init_pid: int, record: Record, undo: Undo) -> None:
+def begin_probe(ct: Container) -> Probe | None:
+    """Ask the neighbours for the CT's addresses; None where there is nothing to ask."""
+    if not ct.conf.ip_addr:
+        return None
+    from vz import net
+
+    return net.begin_probe(ct, ct.addresses())
+
+
+def connect(ct: Container, init_pid: int, record: Record, undo: Undo, probe: Probe | None) -> None:
     """Make the CT's network; one without interfaces costs nothing."""
     if ct.conf.ip_addr or ct.conf.netif or ct.conf.netdev:
         from vz import net
 
         undo.add(net.detach, ct, record)
-        for text in net.attach(ct, init_pid, record):
+        warnings = net.attach(ct, init_pid, record, probe)
+        addresses = ct.addresses()
+        if addresses:
+            say(f"Adding IP address(es): {' '.join(addresses)}")
+        for text in warnings:
             warn(text)
+
+
+def announce(ct: Container, probe: Probe | None) -> None:
+    """Tell the neighbours where the CT's addresses are now."""
+    if ct.conf.ip_addr:
+        from vz import net
+
+        net.announce(ct, ct.addresses(), probe)
 
 
 def release(ct: Container, born: Launch, record: Record) -> None:
@@ -111,6 +150,18 @@ def release(ct: Container, born: Launch, record: Record) -> None:
     if os.path.lexists(link):
         os.unlink(link)
     os.symlink(f"/proc/{born.init_pid}/ns/net", link)
+
+
+def store_layout(ct: Container) -> None:
+    """Write into a conf that does not say VE_LAYOUT (OpenVZ 3 and old 4) what its private area shows."""
+    conf = ct.conf.conf
+    if conf is None or conf.get("VE_LAYOUT"):
+        return
+    conf.set("VE_LAYOUT", layout.layout_name(ct))
+    try:
+        conf.save(ct.conf_path)
+    except OSError as exc:
+        raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
 
 
 def new_record(ct: Container) -> Record:
@@ -131,16 +182,22 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
     plan.devices = record.externals
     plan.pty_max = limits.pty_limit(ct)
-    plan.program = seccomp_program(ct.conf.features)
+    plan.user_limits = limits.user_limits()
+    plan.program = seccomp_program(ct.conf)
     plan.dropped = dropped_capabilities(ct.conf.capability)
     guest_config = guestfiles.guest_config(ct)
 
     def last_step() -> None:
         guest.configure(guest_config)
+        guest.skip_fsck()
         if wait:
             guest.enable_wait()
 
     plan.last_step = last_step
+    if ct.conf.ip_addr:
+        from vz import net
+
+        plan.network = net.inside_step(ct)
     return plan
 
 

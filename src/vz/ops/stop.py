@@ -7,9 +7,12 @@ import os
 
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
-from vz.kernel.process import pidfd_send_signal, wait_pidfd
+from vz.kernel import handover
+from vz.kernel.files import read_text
+from vz.kernel.process import close_from, pidfd_send_signal, wait_pidfd
 from vz.ops import mount, scripts
-from vz.ops.join import open_init
+from vz.ops.join import HELPER_PATH, open_init, spawn_in_ct
+from vz.ops.relay import Child
 from vz.ops.report import say, warn
 from vz.ops.settle import clear
 from vz.ops.undo import check_interrupt
@@ -17,6 +20,8 @@ from vz.resources import cgroups
 
 DEFAULT_TIMEOUT_S = 120
 KILL_TIMEOUT_S = 30
+SESSION_TIMEOUT_S = 2.0
+NO_PROGRAM = 127
 SIGRTMIN = 34
 SYSTEMD_POWEROFF = SIGRTMIN + 4
 
@@ -36,49 +41,46 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> Non
     try:
         scripts.run_in_ct(ct, "stop")
         cgroups.thaw(ct)
-        # our own hold on its network: devices moved in can be taken back after init has ended
-        netns = os.open(f"/proc/{record.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if not fast:
-                say("Stopping container ...")
-            if fast or not shut_down(ct, record.init_pid, pidfd):
-                say("Killing container ...")
-                kill(ct, pidfd)
-            if record.netdevs:
-                from vz import net
-
-                net.give_back_devices(record, netns)
-        finally:
-            os.close(netns)
+        if not fast:
+            say("Stopping container ...")
+        if fast or not shut_down(ct, record.init_pid, pidfd):
+            say("Killing container ...")
+            kill(ct, pidfd)
     finally:
         os.close(pidfd)
     clear(ct)
     say("Container was stopped")
     if not skip_umount:
         mount.umount_with_scripts(ct)
-        say("Container is unmounted")
 
 
 def shut_down(ct: Container, init_pid: int, pidfd: int) -> bool:
     """Ask init to halt; True when it ended within STOP_TIMEOUT."""
     timeout_s = float(ct.conf.stop_timeout_s or ct.node.stop_timeout_s or DEFAULT_TIMEOUT_S)
     try:
-        ask_init(ct, init_pid, pidfd)
+        halting = ask_init(ct, init_pid, pidfd)
     except (OSError, VzError) as exc:
         warn(f"Unable to ask the container's init to halt: {exc}")
         return False
     waited = 0.0
+    slice_s = 0.25
     while waited < timeout_s:
-        slice_s = min(1.0, timeout_s - waited)
-        if wait_pidfd(pidfd, slice_s):
+        if wait_pidfd(pidfd, min(slice_s, timeout_s - waited)):
             return True
         check_interrupt()
         waited += slice_s
+        slice_s = 1.0
+        if halting is not None and halting.ended and halting.status == NO_PROGRAM:  # it may also never end
+            warn("Unable to ask the container's init to halt: it has no halt program")
+            return False
     return False
 
 
-def ask_init(ct: Container, init_pid: int, pidfd: int) -> None:
-    """Send what this kind of init takes for *halt*: a signal to systemd and busybox, ``halt`` for any other."""
+def ask_init(ct: Container, init_pid: int, pidfd: int) -> Child | None:
+    """Send what this kind of init takes for *halt*: a signal to systemd and busybox, ``halt`` for any other.
+
+    Returns that ``halt``, our child.
+    """
     try:
         program = os.path.basename(os.readlink(f"/proc/{init_pid}/exe"))
     except OSError:
@@ -88,20 +90,8 @@ def ask_init(ct: Container, init_pid: int, pidfd: int) -> None:
     elif program == "busybox":
         pidfd_send_signal(pidfd, _signal.SIGUSR2)
     else:
-        from vz.kernel.process import exit_status
-        from vz.ops.join import spawn_in_ct
-
-        # in a child: this process must go on forking outside the CT's pid namespace
-        helper = os.fork()
-        if helper == 0:
-            status = 1
-            try:
-                pid = spawn_in_ct(ct, pidfd, _exec_halt)
-                status = exit_status(os.waitpid(pid, 0)[1])
-            finally:
-                os._exit(status & 0xFF)
-        if exit_status(os.waitpid(helper, 0)[1]) == 127:
-            raise VzError("it has no halt program")
+        return Child(spawn_in_ct(ct, pidfd, _exec_halt))
+    return None
 
 
 def kill(ct: Container, pidfd: int) -> None:
@@ -114,22 +104,56 @@ def kill(ct: Container, pidfd: int) -> None:
         pidfd_send_signal(pidfd, _signal.SIGKILL)
     except ProcessLookupError:
         return
+    if wait_pidfd(pidfd, SESSION_TIMEOUT_S):
+        return
+    # The pid namespace lasts until its last dead process is reaped; an exec or enter that has been stopped (^Z) or
+    # hangs does not do it.  Without that parent the node's init does.
+    for number in (_signal.SIGCONT, _signal.SIGKILL):
+        for session in _sessions_with_zombies(ct):
+            _signal.pidfd_send_signal(session, number)
+            os.close(session)
+        if wait_pidfd(pidfd, SESSION_TIMEOUT_S):
+            return
     if not wait_pidfd(pidfd, KILL_TIMEOUT_S):
         raise VzError("Unable to kill container: a process of it hangs in the kernel", ExitCode.STOP_ERROR)
+
+
+def _sessions_with_zombies(ct: Container) -> list[int]:
+    """Return a pidfd of each vzctl that has a dead process of the CT for a child."""
+    base, count = ct.idmap
+    found: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        fields = _status(name) if name.isdigit() else {}
+        if fields.get("State", "")[:1] != "Z" or not base <= int(fields["Uid"].split()[0]) < base + count:
+            continue
+        parent = int(fields["PPid"])
+        if parent in found:
+            continue
+        try:
+            pidfd = os.pidfd_open(parent)
+        except OSError:
+            continue
+        if _status(str(parent)).get("Name") == "vzctl":
+            found[parent] = pidfd
+        else:
+            os.close(pidfd)
+    return list(found.values())
+
+
+def _status(pid: str) -> dict[str, str]:
+    try:
+        text = read_text(f"/proc/{pid}/status")
+    except OSError:
+        return {}
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
 def _exec_halt() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
-    os.closerange(3, 1 << 16)
+    close_from(3)
     for path in ("/sbin/halt", "/usr/sbin/halt", "/bin/halt"):
-        try:
-            os.execve(
-                path,
-                ["halt"],
-                {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "TERM": "linux"},
-            )
-        except FileNotFoundError:
-            continue
-    os._exit(127)
+        if os.path.exists(path):
+            handover.execute(path, ["halt"], {"PATH": HELPER_PATH, "HOME": "/", "TERM": "linux"})
+    os._exit(NO_PROGRAM)

@@ -15,14 +15,16 @@ import termios
 import tty
 
 from vz.container.ct import Container
-from vz.kernel import pty
+from vz.kernel import process, pty
 from vz.ops.join import open_init, spawn_in_ct
+from vz.ops.relay import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNK = 16384
+LAST_CHUNKS = 1024  # the kernel keeps at most 640 KiB of a terminal's output, in pieces of any size
 ENDED, DETACHED, SAK = "ended", "detached", "sak"
 END_OF_FILE = b"\x04"
 _DEADLY = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT)
@@ -31,18 +33,17 @@ _DEADLY = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT)
 class Session:
     """A process of the CT that leads a session on a terminal: its pid on the host and the terminal's master."""
 
-    __slots__ = ("master", "pid", "pidfd")
+    __slots__ = ("child", "master")
 
     def __init__(self, pid: int, master: int) -> None:
-        self.pid = pid
+        self.child = Child(pid)
         self.master = master
-        self.pidfd = os.pidfd_open(pid)
 
     def close(self) -> None:
-        """Hang up; who ignores that goes on as a child of the CT's init."""
+        """Hang up; who ignores that goes on as a child of the node's init."""
         os.close(self.master)
-        os.close(self.pidfd)
-        os.waitpid(self.pid, os.WNOHANG)
+        self.child.reap()
+        self.child.close()
 
 
 def open_session(ct: Container, execute: Callable[[], None]) -> Session | None:
@@ -58,7 +59,7 @@ def open_session(ct: Container, execute: Callable[[], None]) -> Session | None:
         master, slave = pty.open_pair()
         pty.send_fd(theirs, master)
         pty.control(slave)
-        os.closerange(3, 1 << 20)
+        process.close_from(3)
         execute()
         os._exit(127)
 
@@ -125,7 +126,7 @@ class Operator:
         self._resize()
         poll = select.poll()
         poll.register(session.master, select.POLLIN)
-        poll.register(session.pidfd, select.POLLIN)
+        poll.register(session.child.pidfd, select.POLLIN)
         if self._input_open:
             poll.register(0, select.POLLIN)
         pause_s = 1
@@ -136,10 +137,11 @@ class Operator:
                     write_all(session.master, END_OF_FILE)
                     pause_s = min(pause_s * 2, 60)
                 for fd, _ in events:
-                    if fd == session.pidfd:
-                        os.set_blocking(session.master, False)  # what it wrote; its children may go on
-                        while _forward(session.master):
-                            pass
+                    if fd == session.child.pidfd:
+                        os.set_blocking(session.master, False)  # what it wrote; its children may go on for ever
+                        for _ in range(LAST_CHUNKS):
+                            if not _forward(session.master):
+                                break
                         return ENDED
                     if fd == session.master and not _forward(session.master):
                         return ENDED
@@ -166,19 +168,28 @@ class Operator:
             if master >= 0:  # on a line that is not empty its character means something else
                 write_all(master, END_OF_FILE if self._line_start else b"\n" + END_OF_FILE)
             return ""
-        if escapes:
-            data = self._pending + data
-            self._pending = b""
-            if self._line_start:
-                if data == b"\x1b":
-                    self._pending = data
-                    return ""
-                if data.startswith((b"\x1b.", b"\x1b!")):
-                    return DETACHED if data[1:2] == b"." else SAK
-        self._line_start = data[-1:] in (b"\r", b"\n")
-        if master >= 0:
-            write_all(master, data)
-        return ""
+        passed, found = self._scan(data) if escapes else (data, "")
+        if passed:
+            self._line_start = passed[-1:] in (b"\r", b"\n")
+            if master >= 0:
+                write_all(master, passed)
+        return found
+
+    def _scan(self, data: bytes) -> tuple[bytes, str]:
+        """Return what of *data* to pass on, and the escape that ends it; an ESC that may begin one is kept back."""
+        data = self._pending + data
+        self._pending = b""
+        at = 0
+        while at < len(data):
+            start = self._line_start if at == 0 else data[at - 1] in b"\r\n"
+            if start and data[at : at + 1] == b"\x1b":
+                if at + 1 == len(data):
+                    self._pending = data[at:]
+                    return data[:at], ""
+                if data[at + 1] in b".!":
+                    return data[:at], DETACHED if data[at + 1 : at + 2] == b"." else SAK
+            at += 1
+        return data, ""
 
 
 def _forward(master: int) -> bool:

@@ -5,13 +5,13 @@ The commands return at once.  Whatever a killed deleter leaves there, the next o
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 
+from vz.container import ids
 from vz.kernel.files import make_dirs
 from vz.kernel.mountinfo import is_mount_point
-from vz.kernel.process import which
+from vz.kernel.process import close_from, which
 
 PREFIX = "vzctl-rm-me."
 
@@ -30,20 +30,22 @@ def holder(path: str) -> str:
     return f"{top}/vztmp"
 
 
-def discard(path: str, ticket: str = "") -> None:
-    """Move directory *path* out of sight and have it deleted in the background; then the file *ticket* is removed.
+def discard(path: str, ticket: tuple[int, int, int] | None = None) -> None:
+    """Move directory *path* out of sight and have it deleted in the background; then the ids of *ticket* are given
+    back: (first, count, CT that they are kept for).
 
-    A symbolic link is only unlinked.  OSError as rename(2).
+    A symbolic link is only unlinked; its ids stay taken.  OSError as rename(2).
     """
     if os.path.islink(path):
         os.unlink(path)
         return
     folder = holder(path)
     make_dirs(folder, 0o700)
+    os.chmod(folder, 0o700)  # set-uid files come there
     name = f"{PREFIX}{os.urandom(6).hex()}"
+    if ticket:  # first: a deleter at work would take the directory without it
+        os.symlink(" ".join(map(str, ticket)), f"{folder}/{name}.ticket")
     os.rename(path, f"{folder}/{name}")
-    if ticket:
-        os.symlink(ticket, f"{folder}/{name}.ticket")
     sweep(folder)
 
 
@@ -61,7 +63,7 @@ def sweep(folder: str) -> None:
         null = os.open("/dev/null", os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)
-        os.closerange(3, 1 << 16)
+        close_from(3)
         _delete_all(folder)
     finally:
         os._exit(0)
@@ -79,11 +81,10 @@ def _delete_all(folder: str) -> None:
         os.waitpid(pid, 0)
         if os.path.lexists(path):
             continue  # immutable files or a mount in it: its ids stay taken
-        ticket = f"{path}.ticket"
         try:
-            target = os.readlink(ticket)
-            os.unlink(ticket)
-            os.unlink(target)
-        except OSError as exc:
-            if exc.errno not in (errno.ENOENT, errno.EINVAL):
-                raise
+            words = os.readlink(f"{path}.ticket").split()
+        except FileNotFoundError:
+            continue
+        if len(words) == 3 and all(word.isdecimal() for word in words):
+            ids.release(int(words[0]), int(words[1]), int(words[2]))
+        os.unlink(f"{path}.ticket")

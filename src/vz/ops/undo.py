@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal
 
 from vz.errors import Interrupted
+from vz.ops.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def catch_signals() -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _interrupted
+    if not _interrupted:
+        warn("Cancelling...")
     _interrupted = True
 
 

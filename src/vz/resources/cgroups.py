@@ -17,7 +17,7 @@ import time
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import cgroup
-from vz.kernel.process import fork_into as fork_into_cgroup
+from vz.kernel.process import CLONE_INTO_CGROUP, clone
 
 DELEGATED = ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control")
 V1_OWN = ("cpu", "cpuset", "memory", "devices", "pids")
@@ -96,7 +96,7 @@ def fork_into(ct: Container, leaf: str = "") -> int:
         cgroup.make(path)
         group = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        pid = fork_into_cgroup(group)
+        pid = clone(CLONE_INTO_CGROUP, group)
     finally:
         os.close(group)
     if pid == 0:

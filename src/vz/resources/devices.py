@@ -14,6 +14,8 @@ from vz.resources.cgroups import ct_dir, v1_dir
 ALL = bpf.ACC_READ | bpf.ACC_WRITE
 # null zero full random urandom, tty console ptmx, pseudo-terminals
 BASIC = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)]
+# those of them that are in every CT's /dev; ptmx and pseudo-terminals are a file system's
+NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 
 
 def rules(ct: Container) -> list[bpf.DeviceRule]:
@@ -63,29 +65,45 @@ def node_dir(ct: Container) -> str:
     return f"/dev/vz/{ct.idmap[0]}"
 
 
-def make_nodes(ct: Container) -> list[tuple[str, str]]:
-    """Make a node of the CT's own for each device of DEVNODES and return [(name below /dev, path of the node)].
+def node_names(ct: Container) -> list[str]:
+    """Return the names below /dev of the CT's nodes: those that every CT has, then those of DEVNODES."""
+    return list(dict.fromkeys([*NODES, *(name for name, mode in ct.conf.devnodes or () if _access(mode))]))
 
-    The node's own file belongs to its root, which is nobody inside: a copy that belongs to the CT's root is bound.
+
+def make_nodes(ct: Container) -> list[tuple[str, str]]:
+    """Make the CT's own nodes and return [(name below /dev, path of the node)]; VzError (86)."""
+    return [(name, make_node(ct, name)) for name in node_names(ct)]
+
+
+def make_node(ct: Container, name: str) -> str:
+    """Make the CT's own node of device *name* and return its path; VzError (86).
+
+    The node's own file belongs to its root, which is nobody inside; and whoever binds it shares its locks and watches
+    with everybody else who does.
     """
-    found = []
     base = ct.idmap[0]
-    for name, mode in ct.conf.devnodes or ():
-        if not _access(mode):
-            continue
+    if name in NODES:
+        kind, mode, number = stat.S_IFCHR, 0o666, os.makedev(*NODES[name])
+    else:
         status = _device(name)
-        folder = node_dir(ct)
-        make_dirs(folder, 0o711)
-        path = f"{folder}/{name.replace('/', '_')}"
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        os.mknod(path, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+        kind, mode, number = stat.S_IFMT(status.st_mode), 0o660, status.st_rdev
+    path = f"{node_dir(ct)}/{name.replace('/', '_')}"
+    try:
+        make_dirs(node_dir(ct), 0o711)
+        remove_node(path)
+        os.mknod(path, kind | 0o600, number)
         os.chown(path, base, base)
-        os.chmod(path, 0o660)
-        found.append((name, path))
-    return found
+        os.chmod(path, mode)
+    except OSError as exc:
+        raise VzError(f"Unable to make device node {path}: {exc.strerror}", ExitCode.SET_DEVICES) from exc
+    return path
+
+
+def remove_node(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def remove_nodes(ct: Container) -> None:

@@ -12,12 +12,17 @@ from vz.config.units import PAGE, UNLIMITED
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import cgroup
+from vz.kernel.network import read_sysctl
 from vz.resources.cgroups import limit_dir
 
 DEFAULT_PIDS = 8192
 PERIOD_US = 100000
 PTY_DEFAULT = 1024
 MIN_PTYS = 1
+USER_LIMITS = (
+    "max_inotify_instances max_inotify_watches max_cgroup_namespaces max_ipc_namespaces max_mnt_namespaces "
+    "max_net_namespaces max_pid_namespaces max_time_namespaces max_user_namespaces max_uts_namespaces"
+).split()
 
 
 def apply(ct: Container, changed: set[str] | None) -> None:
@@ -50,6 +55,19 @@ def pty_limit(ct: Container) -> int:
     """Return how many pseudo-terminals the CT may have: NUMPTY, or 1024."""
     value = ct.conf.numpty
     return max(MIN_PTYS, min(value[1], 1 << 20)) if value else PTY_DEFAULT
+
+
+def user_limits() -> dict[str, int]:
+    """Return {name in /proc/sys/user: limit}: what a CT's user namespace may hold of things that the node counts.
+
+    A quarter of the node's own limit, or half of it up to 128: no CT can use up what the node and the others need.
+    """
+    found = {}
+    for name in USER_LIMITS:
+        value = read_sysctl(f"user/{name}")
+        if value.isdecimal():
+            found[name] = max(int(value) // 4, min(int(value) // 2, 128))
+    return found
 
 
 def memory_ceiling_bytes(ct: Container) -> int | None:

@@ -2,7 +2,8 @@
 
 The same for init and for every exec'ed process (rules 6 and 7 of the isolation rules).  Two reasons for a
 refusal: the call reaches beyond the CT, or its result cannot be checkpointed.  ``features nesting:on`` lifts
-the part about nested namespaces and makes the CT impossible to checkpoint.
+the part about nested namespaces and makes the CT impossible to checkpoint; ``compat32:on`` lets 32-bit programs
+have sockets, of any family.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ import errno
 from vz.kernel import capabilities, seccomp
 from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vz.config.ctconfig import CTConfig
+
 AF_VSOCK = 40
+I386_SOCKETCALL, SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT = 102, 1, 14, 15
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 NESTED = CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER
 
@@ -58,21 +64,39 @@ _ARGUMENT_CALLS = {  # socket, ioctl, clone, unshare, clone3
     "i386": (359, 54, 120, 310, 435),
     "aarch64": (198, 29, 220, 97, 435),
 }
+_NAMES_32BIT = frozenset(("x86", "i386", "i486", "i586", "i686"))
+_SOCKET_OPTIONS = {"x86_64": (54, 55), "i386": (366, 365), "aarch64": (208, 209)}  # setsockopt, getsockopt
+AF_NETLINK, NETLINK_NETFILTER = 16, 12
+# the options by which iptables, ip6tables, arptables and ebtables of old speak to the kernel
+SOL_IP, SOL_IPV6 = 0, 41
+IPT_OPTIONS, ARPT_OPTIONS, EBT_OPTIONS = (64, 65), (96, 97), (128, 129)
 _COLUMN = {"x86_64": 1, "i386": 2, "aarch64": 3}
 
 DROPPED_CAPABILITIES = frozenset(
     capabilities.number(name)
     for name in (
         "sys_module sys_rawio sys_time audit_control mac_override mac_admin syslog wake_alarm block_suspend "
-        "perfmon bpf checkpoint_restore"
+        "perfmon bpf checkpoint_restore "
+        # in a user namespace it can do one thing: raise the limits of that namespace, which are ours
+        "sys_resource"
     ).split()
 )
 
 
-def seccomp_program(features: dict[str, bool] | None) -> bytes:
-    """Return the filter for a CT with *features* (names in lower case)."""
-    nesting = bool(features and features.get("nesting"))
-    return seccomp.assemble({arch: _rules(arch, nesting) for arch in seccomp.architectures()})
+def seccomp_program(conf: CTConfig) -> bytes:
+    """Return the filter for a CT with the FEATURES, NETFILTER and OSTEMPLATE of *conf*."""
+    nesting = bool(conf.features and conf.features.get("nesting"))
+    compat32 = (conf.features or {}).get("compat32", is_32bit(conf.ostemplate))
+    rules = {arch: _rules(arch, nesting, compat32) for arch in seccomp.architectures()}
+    if conf.netfilter == "disabled":
+        for arch in rules:
+            rules[arch] += _no_netfilter(arch)
+    return seccomp.assemble(rules)
+
+
+def is_32bit(ostemplate: str | None) -> bool:
+    """Tell whether a template is one of 32-bit programs, from OpenVZ's way of naming them (``debian-8-x86``)."""
+    return not _NAMES_32BIT.isdisjoint((ostemplate or "").lower().replace(".", "-").split("-"))
 
 
 def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
@@ -91,7 +115,32 @@ def dropped_capabilities(configured: dict[str, bool] | None) -> frozenset[int]:
     return frozenset(dropped)
 
 
-def _rules(arch: str, nesting: bool) -> list[seccomp.Rule]:
+def _no_netfilter(arch: str) -> list[seccomp.Rule]:
+    """Return what keeps a CT from packet filters: the kernel then looks to it like one that has none.
+
+    socketcall(2) hides its arguments from a filter, so it goes as a whole: 32-bit programs before glibc 2.22 get no
+    sockets.
+    """
+    refused = [
+        seccomp.Rule(
+            _ARGUMENT_CALLS[arch][0],
+            errno.EPROTONOSUPPORT,
+            0,
+            values=(AF_NETLINK,),
+            also=(2, (NETLINK_NETFILTER,)),
+        )
+    ]
+    for number in _SOCKET_OPTIONS[arch]:
+        options = IPT_OPTIONS + ARPT_OPTIONS + EBT_OPTIONS
+        refused.append(seccomp.Rule(number, errno.ENOPROTOOPT, 1, values=(SOL_IP,), also=(2, options)))
+        refused.append(seccomp.Rule(number, errno.ENOPROTOOPT, 1, values=(SOL_IPV6,), also=(2, IPT_OPTIONS)))
+    if arch == "i386":
+        calls = (SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT)
+        refused.append(seccomp.Rule(I386_SOCKETCALL, errno.EPROTONOSUPPORT, 0, values=calls))
+    return refused
+
+
+def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:
     column = _COLUMN[arch]
     rules = []
     for row in _REFUSED.values():
@@ -101,6 +150,10 @@ def _rules(arch: str, nesting: bool) -> list[seccomp.Rule]:
     socket, ioctl, clone, unshare, clone3 = _ARGUMENT_CALLS[arch]
     rules.append(seccomp.Rule(socket, errno.EAFNOSUPPORT, 0, values=(AF_VSOCK,)))
     rules.append(seccomp.Rule(ioctl, errno.EPERM, 1, values=(TIOCSTI, TIOCLINUX)))
+    if arch == "i386" and not compat32:
+        # its arguments are in memory: whoever may make any socket by it can make one of AF_VSOCK.  The C library of
+        # 32-bit programs makes all its sockets so.
+        rules.append(seccomp.Rule(I386_SOCKETCALL, errno.EAFNOSUPPORT, 0, values=(SYS_SOCKET,)))
     if not nesting:
         # libc falls back from clone3, whose flags a filter cannot see, to clone
         rules.append(seccomp.Rule(clone3, errno.ENOSYS))

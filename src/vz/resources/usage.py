@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from vz.config.units import UNLIMITED
+from vz.config.units import PAGE, UNLIMITED
 from vz.container.ct import Container
 from vz.kernel import cgroup
 from vz.resources.cgroups import limit_dir
 
-PAGE = 4096
+# the beancounters that the kernel says something of; of the others nothing is known
+COUNTED = frozenset(("numproc", "physpages", "kmemsize", "shmpages", "lockedpages"))
 
 
 def counter(ct: Container, name: str) -> tuple[int, int, int]:
-    """Return (held, maxheld, failcnt) of beancounter *name* in its own unit; zeros where the kernel does not say."""
+    """Return (held, maxheld, failcnt) of beancounter *name* in its own unit; zeros for one that is not COUNTED."""
     if name == "numproc":
         return _numproc(ct)
     if name == "physpages":

@@ -88,9 +88,21 @@ def test_interface_words_belong_to_the_ifname_before_them() -> None:
 
 def test_iptables_is_an_old_word_for_netfilter() -> None:
     assert parse_options(["--iptables", "iptable_nat"], None, "set")[0] == {"netfilter": "full"}
-    both = ["--iptables", "iptable_nat", "--netfilter", "stateless"]
-    assert parse_options(both, None, "set")[0] == {"netfilter": "stateless"}
-    assert parse_options(both[2:] + both[:2], None, "set")[0] == {"netfilter": "stateless"}
+    both = ["--iptables", "iptable_nat", "--netfilter", "disabled"]
+    assert parse_options(both, None, "set")[0] == {"netfilter": "disabled"}
+    assert parse_options(both[2:] + both[:2], None, "set")[0] == {"netfilter": "disabled"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "word"),
+    [
+        ("--netfilter", "stateless", "stateless"),
+        ("--iptables", "iptable_filter ipt_REJECT", "stateless"),
+        ("--iptables", "ip_conntrack ipt_state", "stateful"),
+    ],
+)
+def test_a_part_of_netfilter_is_taken_as_old_scripts_give_it(flag: str, value: str, word: str) -> None:
+    assert parse_options([flag, value], None, "set")[0] == {"netfilter": word}
 
 
 @pytest.mark.parametrize("command", ["set", "create"])

@@ -74,19 +74,31 @@ def test_empty_values_are_unset_but_empty_lists_are_empty() -> None:
 def test_check_names_unknown_keys_later_keys_and_vain_capabilities() -> None:
     conf = ct(
         'FOO="1"\nDISKSPACE="1G"\nIOPRIO="4"\nIOLIMIT="x"\n'
-        'CAPABILITY="SYS_TIME:on CHOWN:on"\nVEID="101"\nPHYSPAGES="0:1G"\n'
+        'CAPABILITY="SYS_TIME:on CHOWN:on"\nVEID="101"\nPHYSPAGES="0:1G"\nSWAPPAGES="0"\nNUMPTY="16"\n'
+        'FEATURES="nfs:on ppp:on userns:off"\n'
     )
     text = "\n".join(conf.check())
     assert "Warning at 101.conf:1: unknown parameter FOO, ignored" in text
-    assert "Not in force in this version: DISKSPACE IOPRIO" in text
+    assert "Not in force in this version: DISKSPACE IOPRIO" in text.splitlines()
     assert "101.conf:4: IOLIMIT" in text
     assert "no user namespace can give SYS_TIME" in text
+    assert "FEATURES: not in this version: nfs:on userns:off" in text
     assert "VEID" not in text
 
 
 def test_an_old_iptables_list_is_read_as_netfilter() -> None:
     assert ct('IPTABLES="iptable_nat ipt_state"\n').netfilter == "full"
     assert ct('IPTABLES="iptable_nat"\nNETFILTER="disabled"\n').netfilter == "disabled"
+    assert ct('IPTABLES="iptable_nat"\nNETFILTER=""\n').netfilter is None
+
+
+def test_a_part_of_netfilter_in_a_file_is_read_and_named() -> None:
+    for word in ("stateless", "stateful"):
+        conf = ct(f'NETFILTER="{word}"\n')
+        assert conf.netfilter == word
+        assert any(line.startswith(f"NETFILTER={word}: ") for line in conf.check())
+    for word in ("full", "disabled", ""):
+        assert not any("NETFILTER" in line for line in ct(f'NETFILTER="{word}"\n').check())
 
 
 def test_unknown_attributes_are_attribute_errors() -> None:

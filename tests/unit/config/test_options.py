@@ -164,8 +164,10 @@ def test_a_capability_that_no_user_namespace_gives_loads_and_cannot_be_set(name:
 
 def test_features_that_cannot_work_load_and_cannot_be_set() -> None:
     assert values.parse_features("nfs:on,ppp:on nesting:on userns:off")["nfs"]
-    with pytest.raises(Refused):
-        values.set_features("nfs:on")
+    assert values.set_features("nfs:off,userns:on,nesting:on") == {"nfs": False, "userns": True, "nesting": True}
+    for text in ("nfs:on", "nfsd:on", "userns:off"):
+        with pytest.raises(Refused):
+            values.set_features(f"nesting:on,{text}")
 
 
 @pytest.mark.parametrize(

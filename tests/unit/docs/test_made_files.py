@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,7 +60,7 @@ def complete(tmp_path: Path, function: str, words: list[str]) -> list[str]:
     """Return what bash would offer for the last of *words*."""
     quoted = " ".join(f"'{word}'" for word in words)
     script = f"""
-        . {TOP}/completion/vzctl
+        . {shlex.quote(f"{TOP}/completion/vzctl")}
         COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}
         {function}; printf '%s\\n' "${{COMPREPLY[@]}}"
     """
@@ -74,7 +75,7 @@ def complete(tmp_path: Path, function: str, words: list[str]) -> list[str]:
         (["vzctl", "--quiet", "umo"], ["umount"]),
         (["vzctl", "set", "101", "--netf"], ["--netfilter"]),
         (["vzctl", "set", "101", "--save", "--onboot", ""], ["yes", "no"]),
-        (["vzctl", "set", "101", "--netfilter", "sta"], ["stateless", "stateful"]),
+        (["vzctl", "set", "101", "--netfilter", ""], ["disabled", "stateless", "stateful", "full"]),
         (["vzctl", "set", "101", "--diskspa"], []),
         (["vzctl", "create", "101", "--lay"], ["--layout"]),
         (["vzctl", "create", "101", "--layout", ""], ["overlay", "simfs"]),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 
-from vz import net
 from vz.config.nodeconfig import NodeConfig
 from vz.container.ct import Container
 from vz.disk import layout, overlay
 from vz.errors import VzError
 from vz.kernel.network import device_exists
 from vz.kernel.process import which
+from vz.net import claims
 from vz.ops import names
 from vz.ops.migrate import incoming
 from vz.ops.migrate.errors import (
@@ -100,7 +100,7 @@ def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]
         except FileNotFoundError:
             problem(NOT_RUNNING, f"{program} is not installed on the destination node")
     for address in facts["addresses"]:
-        owner = net.owner_of(address)
+        owner = claims.owner_of(address, node.lockdir)
         if owner:
             problem(IP_IN_USE, f"address {address} is in use by CT {owner} on the destination node")
         if ":" in address and not node.ipv6:

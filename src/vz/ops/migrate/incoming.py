@@ -225,7 +225,7 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
         discard(private)
     if facts["had_ids"] == "no":
         for first in ids.ranges_of(ctid):
-            ids.release(first, ctid)
+            ids.release(first, ids.RANGE, ctid)
     try:
         os.rmdir(root)
     except OSError:

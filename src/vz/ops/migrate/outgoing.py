@@ -100,7 +100,7 @@ def leave(ct: Container, entry: log.Log) -> None:
     if facts["remove"] == "yes":
         from vz.ops.destroy import finish
 
-        finish(ct.ctid, {key: facts[key] for key in ("private", "root", "dump", "id_base", "name")})
+        finish(ct.ctid, {key: facts[key] for key in ("private", "root", "dump", "id_base", "id_count", "name")})
     else:
         put_aside(ct.ctid, facts)
     entry.end()

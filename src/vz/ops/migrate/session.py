@@ -74,6 +74,7 @@ class Session:
             root=ct.root,
             dump=ct.dump_path,
             id_base=ct.idmap[0],
+            id_count=ct.idmap[1],
             name=ct.conf.name or "",
         )
         answer = self.ask(
