@@ -98,7 +98,9 @@ exec sleep infinity
             raise RuntimeError("the client's network did not come up")
         for name, node in (("porta", self.a), ("portb", self.b)):
             assert node.holder is not None
-            self.client("ip", "link", "add", "name", name, "type", "veth", "peer", "name", "up1", "netns", str(node.holder.pid))
+            self.client(
+                "ip", "link", "add", "name", name, "type", "veth", "peer", "name", "up1", "netns", str(node.holder.pid)
+            )
             self.client("ip", "link", "set", name, "master", "lan", "up")
             done = node.run("ip", "link", "set", "up1", "master", "up0", "up")
             assert done.returncode == 0, done.stderr
@@ -142,7 +144,9 @@ exec sleep infinity
         config = SSHD_CONFIG.format(address=node.address4, home=node.home, path=node.env["PATH"])
         config = config.replace(f"{node.home}/ssh/user.pub", str(accepted))
         (node.home / "ssh/config").write_text(config)
-        passwd = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith(("root:", "sshd:"))]
+        passwd = [
+            line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith(("root:", "sshd:"))
+        ]
         passwd += ["root:x:0:0:root:/root:/bin/sh", "sshd:x:998:65534::/run/sshd:/usr/sbin/nologin"]
         (node.home / "ssh/passwd").write_text("\n".join(passwd) + "\n")
         (node.home / "ssh/shadow").write_text("root:*:19000:0:99999:7:::\n")
@@ -165,7 +169,9 @@ mount -t tmpfs -o mode=755 vz-node /run/sshd
         )  # fmt: skip
         self.daemons.append(sshd)
         deadline = time.monotonic() + 20
-        while "Server listening" not in (log := (node.home / "ssh/log").read_text() if (node.home / "ssh/log").exists() else ""):
+        while "Server listening" not in (
+            log := (node.home / "ssh/log").read_text() if (node.home / "ssh/log").exists() else ""
+        ):
             if sshd.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"sshd did not come up: {log}")
             time.sleep(0.02)
@@ -180,7 +186,14 @@ mount -t tmpfs -o mode=755 vz-node /run/sshd
 
     def ssh(self, node: Node, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run *command* on the other node through ssh from *node*, as an old vzmigrate does."""
-        words = ["ssh", "-o", "BatchMode=yes", *self.ssh_options(node).split(), f"root@{self.other(node).address4}", command]
+        words = [
+            "ssh",
+            "-o",
+            "BatchMode=yes",
+            *self.ssh_options(node).split(),
+            f"root@{self.other(node).address4}",
+            command,
+        ]
         return node.run(*words, timeout=timeout)
 
     def migrate_argv(self, node: Node, *words: object) -> list[str]:

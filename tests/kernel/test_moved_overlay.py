@@ -201,7 +201,7 @@ def test_a_look_through_a_tree_follows_no_link(tmp_path: Path) -> None:
         with pytest.raises(OSError):
             Path(f"{tree.path}/dir/file").write_text("x")
         out = subprocess.run(["cat", f"{tree.path}/link/secret"], pass_fds=[tree.fd], capture_output=True, text=True)
-        assert out.returncode and "loop" in out.stderr.lower() or "levels" in out.stderr.lower()
+        assert out.returncode and ("loop" in out.stderr.lower() or "levels" in out.stderr.lower())
 
 
 def test_what_compare_finds(tmp_path: Path) -> None:

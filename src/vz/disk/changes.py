@@ -60,7 +60,7 @@ class Look:
 
 
 def look(top: str) -> Look:
-    """Look at everything below the directory *top*, and at itself (path ``""``); what vanishes meanwhile is left out."""
+    """Look at everything below the directory *top*, and at itself (path ``""``); what vanishes meanwhile is left."""
     found = Look()
     status = os.lstat(top + "/")
     found.entries[""] = (status.st_ino, stat.S_IFMT(status.st_mode), status.st_ctime_ns, 1)

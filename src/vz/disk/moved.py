@@ -92,7 +92,7 @@ def hard_links(tree: str) -> list[list[str]]:
 
 
 def _touch_mode(root: str, name: str) -> None:
-    """Set the mode of *name* below the mounted *root* to what it is; nothing where it is not there, or no plain file."""
+    """Set the mode of *name* below the mounted *root* to what it is; nothing for what is no plain file."""
     from vz.kernel.openat import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -134,7 +134,7 @@ def _lower_of(upper: str, path: str, tree: str, known: dict[str, str | None]) ->
 
 
 def _merged_with(folder: str, name: str, below: str | None, tree: str) -> str | None:
-    """Return the template's directory that *folder*, called *name*, is merged with when the one above is with *below*."""
+    """Return the template's directory that *folder*, called *name*, is merged with; the one above is with *below*."""
     if _xattr(folder, OPAQUE) == b"y":
         return None
     redirect = os.fsdecode(_xattr(folder, REDIRECT))

@@ -14,15 +14,23 @@ from vz.container.ct import Container
 from vz.kernel.files import make_dirs, read_text, sync_directory, write_atomically
 from vz.ops.report import say
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 JOURNAL_DIR = f"{STATE}/journal"
 
 
-def begin(ctid: int, operation: str, *, durable: bool = False, **facts: str | int) -> None:
+def begin(ctid: int, operation: str, **facts: str | int) -> None:
     """Note that *operation* begins on CT *ctid*, with what is needed to finish or undo it.
 
-    It answers a killed command, so it need not be synced: after a power cut the conf, written last and synced, decides.
-    A migration's does, since another node counts on it: *durable*.
+    It answers a killed command, so it is not synced: after a power cut the conf, written last and synced, decides.
     """
+    write(ctid, operation, facts, durable=False)
+
+
+def write(ctid: int, operation: str, facts: Mapping[str, str | int], *, durable: bool) -> None:
+    """As begin(); a migration's is *durable*, since another node counts on it."""
     lines = [f"operation={operation}"] + [f"{key}={value}" for key, value in facts.items()]
     make_dirs(JOURNAL_DIR, 0o700)
     text = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")

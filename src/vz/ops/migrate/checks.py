@@ -76,7 +76,7 @@ def used(top: str) -> tuple[int, int]:
 
 
 def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]:
-    """Look at this node, as the destination of the CT of *facts*, and return every problem and what is to come first."""
+    """Look at this node, as the destination of the CT of *facts*: return every problem and what is to come first."""
     problems: list[dict[str, Any]] = []
 
     def problem(code: int, text: str, about: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The destination's side of a migration, step by step; what a killed one left is aborted or finished from its journal."""
+"""The destination's side of a migration, step by step; a killed one is aborted or finished from its journal."""
 
 from __future__ import annotations
 
@@ -115,13 +115,15 @@ def arrive(node: NodeConfig, entry: log.Log, request: dict[str, Any], data: byte
             names.check_free(ctid, name)
             names.assign(ctid, name)
     except OSError as exc:
-        raise MigrateFailed(f"Unable to write the configuration: {exc.filename}: {exc.strerror}", CONFIG_FAILED) from exc
+        raise MigrateFailed(
+            f"Unable to write the configuration: {exc.filename}: {exc.strerror}", CONFIG_FAILED
+        ) from exc
     entry.at(log.ARRIVED)
     return load(ctid, node)
 
 
 def _ids(node: NodeConfig, ctid: int, conf: ConfFile) -> int:
-    """Return the first host id that the CT gets here: the one that it had, where that is free and of this node's pool."""
+    """Return the first host id that the CT gets here: its old one if that is free and of this node's pool."""
     word, count = conf.get("LOCAL_UID") or "0", _count(conf)
     base = int(word) if word.isascii() and word.isdigit() and len(word) < 11 else 0
     slots = range(base, base + count, ids.RANGE)
@@ -164,7 +166,9 @@ def take(ct: Container, entry: log.Log) -> None:
         finish(ct, entry)
     except (VzError, OSError) as exc:
         abort(ct.node, entry)
-        raise MigrateFailed(f"Failed to {_verb(entry)} the container on the destination node: {exc}", START_FAILED) from exc
+        raise MigrateFailed(
+            f"Failed to {_verb(entry)} the container on the destination node: {exc}", START_FAILED
+        ) from exc
 
 
 def _verb(entry: log.Log) -> str:
@@ -234,7 +238,7 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
 
 
 def mend(ct: Container, facts: dict[str, str]) -> None:
-    """Answer a helper that was killed or lost its connection: what was not taken is given back, what was is finished."""
+    """Answer a helper that was killed or cut off: what was not taken is given back, what was is finished."""
     entry = log.Log(ct.ctid, log.IN, facts)
     source = printable(facts.get("source", "?"))
     if entry.stage == log.MINE:

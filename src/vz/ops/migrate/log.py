@@ -50,7 +50,7 @@ class Log:
     def at(self, stage: str, **facts: str | int) -> None:
         """Note that *stage* has been reached, with more *facts*; on disk when this returns."""
         self.facts.update({key: str(value) for key, value in facts.items()}, stage=stage)
-        journal.begin(self.ctid, self.operation, durable=True, **self.facts)
+        journal.write(self.ctid, self.operation, self.facts, durable=True)
 
     def end(self) -> None:
         journal.end(self.ctid, durable=True)

@@ -1,4 +1,4 @@
-"""The source's side of a migration that did not come to its end in one go: whose is the CT, and what is to be done here."""
+"""The source's side of a migration that was interrupted: whose is the CT, and what is to be done here."""
 
 from __future__ import annotations
 

@@ -193,8 +193,8 @@ def abort(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any
 
 
 def resolve(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """Say where the CT of an earlier session is; that session's helper, should it still be there, is not needed any more."""
-    node, ctid, migration = server.our_node(), _ctid(request), str(request["id"])
+    """Say where the CT of an earlier session is; that session's helper, should it still be there, has to go."""
+    ctid, migration = _ctid(request), str(request["id"])
     if not log.accepted(migration):
         _lock(server, ctid, evict=migration)  # which mends
         server.unlock()

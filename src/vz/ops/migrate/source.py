@@ -194,7 +194,8 @@ def finish(session: Session) -> None:
         outgoing.leave(session.ct, session.entry)
     except (VzError, OSError) as exc:
         raise MigrateFailed(
-            f"The container is on {session.request.host}, but what is left here could not be removed: {exc}", STOP_FAILED
+            f"The container is on {session.request.host}, but what is left here could not be removed: {exc}",
+            STOP_FAILED,
         ) from exc
     try:
         session.helper.ask("forget", id=session.migration, timeout_s=30.0)

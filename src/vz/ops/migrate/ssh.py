@@ -46,7 +46,16 @@ class Route:
 
     def rsync_argv(self, *options: str) -> list[str]:
         """Return rsync, how it is to call ssh, and options for copying a tree as it is."""
-        argv = ["rsync", "-e", " ".join(self.ssh_argv()), "-aHAX", "--numeric-ids", "--protect-args", *options, *self.rsync]
+        argv = [
+            "rsync",
+            "-e",
+            " ".join(self.ssh_argv()),
+            "-aHAX",
+            "--numeric-ids",
+            "--protect-args",
+            *options,
+            *self.rsync,
+        ]
         return argv + ["-v"] * max(0, self.verbosity - 1)
 
 
