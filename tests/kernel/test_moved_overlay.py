@@ -79,7 +79,8 @@ def listing(root: Path) -> dict[str, object]:
     first: dict[int, str] = {}
     seen: dict[str, object] = {}
     for folder, names, files in os.walk(root):
-        for name in sorted(names) + sorted(files):
+        names.sort()  # also the order in which they are entered
+        for name in names + sorted(files):
             path = Path(folder) / name
             status = path.lstat()
             key = str(path.relative_to(root))

@@ -1,6 +1,7 @@
 """A process that waits for vzmigrate's end and, if it was killed, does what that would have done.
 
-The CT must not stay down.  Without it, the next command on the CT would do the same; but until somebody comes, the CT would be stopped or frozen.
+The CT must not stay down.  Without it, the next command on the CT would do the same; but until somebody comes, the CT
+would be stopped or frozen.
 """
 
 from __future__ import annotations
