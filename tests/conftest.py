@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "src"))
 sys.path.insert(0, os.path.dirname(__file__))
 
 from netns import Neighbour, Netns  # noqa: E402
+from rig import Rig, sshd_tree  # noqa: E402
 from testnode import TREE, Node, cgroup_dirs  # noqa: E402
 
 MACHINE = os.uname().machine
@@ -209,3 +211,28 @@ def leftovers(node: Node, ctid: int) -> list[str]:
             f"id range {f.name}" for f in ids.iterdir() if f.name.isdigit() and f.read_text().strip() == str(ctid)
         ]
     return found
+
+
+@pytest.fixture(scope="session")
+def rig() -> Iterator[Rig]:
+    """Two nodes that reach each other by ssh, with the templates on both."""
+    with made_rig() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def far_rig() -> Iterator[Rig]:
+    """As rig, but the second node's /vz is a small file system of its own, without templates."""
+    with made_rig(disk_mb=900) as made:
+        yield made
+
+
+def made_rig(disk_mb: int = 0) -> Rig:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    for program in ("ssh", "ssh-keygen", "rsync"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
+    if sshd_tree() is None:
+        pytest.skip("needs the unpacked template debian-12, whose sshd is used: make templates builds it")
+    return Rig(disk_mb=disk_mb)

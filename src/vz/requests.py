@@ -83,11 +83,8 @@ class Migrate:
         "host",
         "ignore",
         "keep",
-        "lazy",
-        "max_downtime_ms",
         "mux",
         "newid",
-        "online",
         "remove",
         "rsync",
         "ssh",
@@ -102,12 +99,9 @@ class Migrate:
         self.ssh = ""
         self.rsync = ""
         self.mux = False
-        self.online = False
         self.keep = False  # files that have come stay there when the migration fails
         self.check_only = False
         self.ignore: frozenset[str] = frozenset()  # checks that only warn
-        self.max_downtime_ms = 0  # 0: no limit
-        self.lazy: bool | None = None
         self.times = False
         self.verbosity = 0
 

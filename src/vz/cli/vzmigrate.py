@@ -10,7 +10,7 @@ from vz.container.ct import find, load, parse_ctid
 from vz.container.lock import CTLock
 from vz.errors import Interrupted, Locked, NoContainerConfig, NoGlobalConfig, VzError
 from vz.ops import journal, report
-from vz.ops.migrate.errors import LOCKED, MISSING, NOT_RUNNING, USAGE, MigrateFailed
+from vz.ops.migrate.errors import CHECKPOINT, LOCKED, MISSING, NOT_RUNNING, USAGE, MigrateFailed
 from vz.requests import Migrate
 
 USAGE_TEXT = """\
@@ -29,13 +29,6 @@ Options:
 	Options for rsync.
 --keep-dst
 	Keep what has been copied when the migration fails, for the next try.
---live, --online
-	Move a running container with its processes, memory and connections.
---max-downtime <milliseconds>
-	With --online: give up, and let the container run on here, where it would
-	be stopped for longer.
---lazy, --no-lazy
-	With --online: fetch memory only when it is used over there, or never.
 --check-only, --dry-run
 	Only check whether it can be done.
 -f, --nodeps[=<check>[,<check> ...]]
@@ -63,6 +56,9 @@ def run(argv: list[str], options: Globals) -> int:
     except NoGlobalConfig as exc:
         complain(f"Error: {exc}", "vzmigrate")
         return MISSING
+    except MigrateFailed as exc:
+        complain(f"Error: {exc}", "vzmigrate")
+        return exc.code
     except BadUsage as exc:
         complain(f"Invalid usage: {exc}\n\nFor command line syntax, please check\n  vzmigrate --help", "vzmigrate")
         return USAGE
@@ -73,6 +69,7 @@ class BadUsage(Exception):
 
 
 def act(argv: list[str]) -> int:
+    """Read the options and do what they say; the exit status.  BadUsage, or MigrateFailed for what is not there yet."""
     request = Migrate("")
     words = list(argv)
     take_back = False
@@ -95,8 +92,6 @@ def act(argv: list[str]) -> int:
             request.rsync = f"{request.rsync} {_one_line(value)}".strip()
         elif name in ("-r", "--remove-area"):
             request.remove = _yes_no(name, value if equals else _next(words, name))
-        elif name == "--max-downtime":
-            request.max_downtime_ms = _milliseconds(value if equals else _next(words, name))
         elif name in ("-f", "--nodeps"):
             request.ignore = _checks(value) if equals else frozenset(("all",))
         elif word[0] == "-" and word[1:] and not word[1:].strip("v"):
@@ -104,6 +99,8 @@ def act(argv: list[str]) -> int:
         elif word in FLAGS:
             attr, setting = FLAGS[word]
             setattr(request, attr, setting)
+        elif word in ("--live", "--online"):
+            raise MigrateFailed(f"{word}: live migration is not available in this version", CHECKPOINT)
         elif word in ("-c", "--compact", "-s", "--snapshot"):
             what = "compacts" if word in ("-c", "--compact") else "snapshots"
             raise BadUsage(f"{word} {what} ploop images, which are not available in this version")
@@ -113,8 +110,8 @@ def act(argv: list[str]) -> int:
         raise BadUsage("-v at most four times")
     if request.verbosity:
         request.times = True
-    if not request.online and (request.max_downtime_ms or request.lazy is not None):
-        raise BadUsage("--max-downtime, --lazy and --no-lazy go with --online")
+    if os.geteuid() != 0:
+        raise MigrateFailed("vzmigrate: this needs root", NOT_RUNNING)
     report.set_up("vzmigrate", verbosity=request.verbosity - 1)
     if take_back:
         if len(words) != 1:
@@ -131,10 +128,6 @@ def act(argv: list[str]) -> int:
 FLAGS: dict[str, tuple[str, object]] = {
     "--ssh-mux": ("mux", True),
     "--keep-dst": ("keep", True),
-    "--live": ("online", True),
-    "--online": ("online", True),
-    "--lazy": ("lazy", True),
-    "--no-lazy": ("lazy", False),
     "--check-only": ("check_only", True),
     "--dry-run": ("check_only", True),
     "-t": ("times", True),
@@ -232,12 +225,6 @@ def _yes_no(name: str, value: str) -> bool:
     if value not in ("yes", "no"):
         raise BadUsage(f"Bad argument for {name}: {value}")
     return value == "yes"
-
-
-def _milliseconds(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and 0 < int(value) < 10**9):
-        raise BadUsage(f"Bad argument for --max-downtime: {value}")
-    return int(value)
 
 
 def _checks(value: str) -> frozenset[str]:

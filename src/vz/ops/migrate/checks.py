@@ -6,14 +6,17 @@ import os
 import stat
 
 from vz.config.nodeconfig import NodeConfig
+from vz.config.paths import RUN
 from vz.container.ct import Container
-from vz.disk import layout, overlay
+from vz.disk import layout, overlay, templates
 from vz.errors import VzError
+from vz.kernel.files import make_dirs
 from vz.kernel.network import device_exists
 from vz.kernel.process import which
-from vz.net import claims
+from vz.kernel.rtnetlink import Route
+from vz.net import claims, venet
 from vz.ops import names
-from vz.ops.migrate import incoming
+from vz.ops.migrate import incoming, log
 from vz.ops.migrate.errors import (
     CONFIG_FAILED,
     COPY_FAILED,
@@ -32,13 +35,24 @@ SPARE_BYTES = 64 << 20  # left free on the destination
 PROTOCOL = 1
 
 
-def node_facts(node: NodeConfig) -> dict[str, Any]:
-    """Return what a node says of itself at the beginning."""
+def node_facts(nonce: str) -> dict[str, Any]:
+    """Return what the destination says of itself at the beginning; *nonce* names the file that leave_mark() made."""
     system = os.uname()
-    return {"protocol": PROTOCOL, "node": system.nodename, "machine": system.machine, "kernel": system.release}
+    here = log.is_id(nonce) and os.path.exists(mark_path(nonce))
+    return {"protocol": PROTOCOL, "node": system.nodename, "machine": system.machine, "same": here}
 
 
-def ct_facts(ct: Container, *, was: str, online: bool) -> dict[str, Any]:
+def mark_path(nonce: str) -> str:
+    """Return the file by which a node that is asked to take its own CT knows itself, however it is called."""
+    return f"{RUN}/migrate-{nonce}"
+
+
+def leave_mark(nonce: str) -> None:
+    make_dirs(RUN, 0o711)
+    os.close(os.open(mark_path(nonce), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def ct_facts(ct: Container, *, was: str) -> dict[str, Any]:
     """Return what the destination has to know of *ct*; sizes are estimates, of a tree that may be in use.
 
     Raises:
@@ -48,14 +62,15 @@ def ct_facts(ct: Container, *, was: str, online: bool) -> dict[str, Any]:
     if name == "ploop":
         raise MigrateFailed("The ploop layout is not available in this version", NO_PLOOP)
     size, files = used(f"{ct.private}/up" if name == "overlay" else ct.private)
+    digest = overlay.lower_digest(ct.private) if name == "overlay" else ""
+    template_size, template_files = template_use(ct, digest)
     netifs = ct.conf.netif or []
     return {
         "ctid": ct.ctid,
         "name": ct.conf.name or "",
         "was": was,
-        "online": online,
         "layout": name,
-        "digest": overlay.lower_digest(ct.private) if name == "overlay" else "",
+        "digest": digest,
         "template": ct.conf.ostemplate or "",
         "addresses": ct.addresses(),
         "bridges": sorted({netif.bridge for netif in netifs if netif.bridge}),
@@ -63,7 +78,22 @@ def ct_facts(ct: Container, *, was: str, online: bool) -> dict[str, Any]:
         "devnodes": [device for device, mode in ct.conf.devnodes or [] if mode],
         "size": size,
         "files": files,
+        "template_size": template_size,
+        "template_files": template_files,
     }
+
+
+def template_use(ct: Container, digest: str) -> tuple[int, int]:
+    """Return (bytes, files) that the template of *digest* needs where it is not: its archive, and unpacked."""
+    if not digest:
+        return 0, 0
+    name = ct.conf.ostemplate or ""
+    facts = templates.read_facts(ct.node, name) if name and "/" not in name else {}
+    if facts.get("digest") == digest and facts.get("unpacked_bytes", "").isdecimal():
+        archive = templates.find_tarball(ct.node, name)
+        size = int(facts["unpacked_bytes"]) + (os.stat(archive).st_size if archive else 0)
+        return size, int(facts.get("files", "0"))
+    return used(templates.tree_of_digest(ct.node, digest))
 
 
 def used(top: str) -> tuple[int, int]:
@@ -103,6 +133,12 @@ def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]
         owner = claims.owner_of(address, node.lockdir)
         if owner:
             problem(IP_IN_USE, f"address {address} is in use by CT {owner} on the destination node")
+        else:
+            try:
+                with Route() as sock:
+                    venet.check_not_local(sock, address)
+            except VzError as exc:
+                problem(IP_IN_USE, f"on the destination node: {exc}")
         if ":" in address and not node.ipv6:
             problem(NOT_RUNNING, f"IPv6 is off in vz.conf of the destination node: {address} would be lost", "ipv6")
     if facts["was"] == "running":
@@ -113,26 +149,39 @@ def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]
             if not _is_device(f"/dev/{device}"):
                 problem(START_FAILED, f"device /dev/{device} is not on the destination node")
     wanted = incoming.template_wanted(node, facts["digest"])
-    check_space(node, ctid, facts, problem, reused=reused)
+    check_space(node, ctid, facts, problem, template=wanted, reused=reused)
     return {"problems": problems, "template": not wanted}
 
 
-def check_space(node: NodeConfig, ctid: int, facts: dict[str, Any], problem: Any, *, reused: bool) -> None:
-    """Compare what comes with what is free; a kept copy of it may be there already, and then only the copying tells."""
+def check_space(
+    node: NodeConfig, ctid: int, facts: dict[str, Any], problem: Any, *, template: bool, reused: bool
+) -> None:
+    """Compare what comes, with the *template* or without, with what is free.
+
+    A kept copy of it may be there already, and then only the copying tells.
+    """
     private, _ = incoming.paths(node, ctid)
-    place = private
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
+    place = _standing(private)
+    wanted, files = facts["size"], facts["files"]
+    if template and os.stat(place).st_dev == os.stat(_standing(f"{node.template}/unpacked")).st_dev:
+        wanted, files = wanted + facts["template_size"], files + facts["template_files"]
     free = os.statvfs(place)
     free_bytes = free.f_bavail * free.f_frsize
-    if facts["size"] + SPARE_BYTES > free_bytes and not reused:
+    if wanted + SPARE_BYTES > free_bytes and not reused:
         problem(
             COPY_FAILED,
             f"{place} on the destination node has {free_bytes >> 20} MB free, the container needs "
-            f"{(facts['bytes'] + SPARE_BYTES) >> 20} MB",
+            f"{(wanted + SPARE_BYTES) >> 20} MB",
         )
-    if free.f_files and facts["files"] > free.f_favail and not reused:
-        problem(COPY_FAILED, f"{place} on the destination node has {free.f_favail} inodes free, not {facts['files']}")
+    if free.f_files and files > free.f_favail and not reused:
+        problem(COPY_FAILED, f"{place} on the destination node has {free.f_favail} inodes free, not {files}")
+
+
+def _standing(path: str) -> str:
+    """Return *path*, or the nearest directory above that is there."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _is_device(path: str) -> bool:

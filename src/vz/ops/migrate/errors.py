@@ -9,7 +9,7 @@ STOPPED = 2  # the CT, with --online
 CANT_CONNECT = 4
 COPY_FAILED = 6
 START_FAILED = 7  # or restore, on the destination
-STOP_FAILED = 8  # or checkpoint, on the source
+STOP_FAILED = CHECKPOINT = 8  # on the source
 EXISTS = 9  # on the destination
 MISSING = 10  # on the source
 IP_IN_USE = 12

@@ -15,6 +15,7 @@ from vz.config.paths import CONF_DIR
 from vz.container.ct import load
 from vz.container.lock import CTLock
 from vz.errors import Locked, VzError
+from vz.kernel.process import close_from
 from vz.ops import journal, report
 from vz.ops.migrate import log, outgoing
 
@@ -43,8 +44,7 @@ class Guard:
             null = os.open("/dev/null", os.O_RDWR)
             os.dup2(null, 1)
             os.dup2(null, 2)
-            os.closerange(3, 1 << 20)
-            os.chdir("/")
+            close_from(3)
             if os.read(0, 1) != b"d":
                 _act(node, ctid, ours)
         finally:

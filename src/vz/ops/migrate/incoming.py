@@ -17,7 +17,9 @@ from vz.ops.create import remove_destroyed
 from vz.ops.destroy import ACTION_SUFFIXES
 from vz.ops.migrate import log
 from vz.ops.migrate.errors import CONFIG_FAILED, EXISTS, START_FAILED, MigrateFailed
+from vz.ops.migrate.wire import Broken
 from vz.ops.report import say, warn
+from vz.ops.settle import clear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ def begin(node: NodeConfig, ctid: int, request: dict[str, Any]) -> log.Log:
         id=request["id"],
         source=request["source"],
         was=request["was"],
-        online="yes" if request["online"] else "no",
         layout=request["layout"],
         private=private,
         root=root,
@@ -108,6 +109,9 @@ def arrive(node: NodeConfig, entry: log.Log, request: dict[str, Any], data: byte
     base = _ids(node, ctid, conf)
     _localize(conf, node, ctid, int(request["ctid"]), base)
     try:
+        for suffix in ACTION_SUFFIXES:  # of a container that was here before
+            if os.path.lexists(f"{CONF_DIR}/{ctid}.{suffix}"):
+                os.unlink(f"{CONF_DIR}/{ctid}.{suffix}")
         for suffix, mode, text in scripts:
             write_atomically(f"{CONF_DIR}/{ctid}.{suffix}", text, mode)
         conf.save()
@@ -165,15 +169,16 @@ def take(ct: Container, entry: log.Log) -> None:
     try:
         finish(ct, entry)
     except (VzError, OSError) as exc:
-        abort(ct.node, entry)
+        try:
+            abort(ct.node, entry)
+        except (VzError, OSError) as also:  # the source must not believe that it is the only one: it asks again
+            raise Broken(f"giving it back: {also}") from exc
         raise MigrateFailed(
             f"Failed to {_verb(entry)} the container on the destination node: {exc}", START_FAILED
         ) from exc
 
 
 def _verb(entry: log.Log) -> str:
-    if entry.facts["online"] == "yes":
-        return "resume"
     return "mount" if entry.facts["was"] == "mounted" else "start"
 
 
@@ -212,8 +217,6 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
     ct = load(ctid, node, must_exist=False)
     private, root = facts["private"], facts["root"]
     if ct.record() is not None or ct.is_mounted():
-        from vz.ops.settle import clear
-
         clear(ct)
         if ct.is_mounted():
             layout.umount_root(ct)
@@ -227,7 +230,7 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
         write_atomically(kept_mark(ctid), b"", 0o600)
     elif os.path.lexists(private):
         discard(private)
-    if facts["had_ids"] == "no":
+    if facts["had_ids"] == "no":  # nothing has run with them but what was killed above
         for first in ids.ranges_of(ctid):
             ids.release(first, ids.RANGE, ctid)
     try:
@@ -245,6 +248,8 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
         if facts.get("boot") == log.boot_id():
             say(f"A migration of this container from {source} was interrupted: it has come here, finishing it")
             try:
+                if not ct.is_running() and ct.record() is not None:
+                    clear(ct)  # a start that was killed
                 finish(ct, entry)
             except (VzError, OSError) as exc:
                 warn(f"It cannot be brought up here: {exc}")

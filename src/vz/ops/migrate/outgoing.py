@@ -60,6 +60,7 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
     if entry.stage == log.LEAVING:
         say(f"An earlier migration of this container to {host} was interrupted: it has gone there, removing it here")
         leave(ct, entry)
+        forget(facts)
         return
     say(f"An earlier migration of this container to {host} was interrupted: it stays here")
     stay(ct, entry)

@@ -96,7 +96,8 @@ class Server:
 
 
 def hello(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
-    return checks.node_facts(server.our_node())
+    server.our_node()
+    return checks.node_facts(str(request["nonce"]))
 
 
 def check(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vz.requests import Migrate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 PROGRESS, DETAIL = -1, 0  # levels for say(): what is always printed, what -v adds
@@ -53,8 +54,10 @@ class Session:
         say(f"   {name}", DETAIL)
         self.stages.append((name, time.monotonic()))
 
-    def ask(self, operation: str, data: bytes = b"", **fields: Any) -> dict[str, Any]:
-        return self.helper.ask(operation, data, tick=check_interrupt, ctid_there=self.newid, **fields)
+    def ask(
+        self, operation: str, data: bytes = b"", *, tick: Callable[[], None] | None = check_interrupt, **fields: Any
+    ) -> dict[str, Any]:
+        return self.helper.ask(operation, data, tick=tick, ctid_there=self.newid, **fields)
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 
@@ -68,7 +71,6 @@ class Session:
             newid=self.newid,
             ssh=request.ssh,
             was=self.was,
-            online="yes" if request.online else "no",
             remove="yes" if request.remove else "no",
             private=ct.private,
             root=ct.root,
@@ -82,7 +84,6 @@ class Session:
             id=self.migration,
             source=os.uname().nodename,
             was=self.was,
-            online=request.online,
             keep=request.keep,
             layout=facts["layout"],
             digest=facts["digest"],

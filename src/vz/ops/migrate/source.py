@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from vz.container.ct import Container
 from vz.disk import moved
 from vz.disk.changes import Tree
 from vz.errors import Interrupted, VzError
 from vz.ops.migrate import checks, log, outgoing
-from vz.ops.migrate.errors import CANT_CONNECT, COPY_FAILED, STOP_FAILED, STOPPED, VERSION, MigrateFailed
+from vz.ops.migrate.errors import CANT_CONNECT, COPY_FAILED, CPU, EXISTS, STOP_FAILED, VERSION, MigrateFailed
 from vz.ops.migrate.guard import Guard
 from vz.ops.migrate.session import DETAIL, PROGRESS, Session, complain
 from vz.ops.migrate.ssh import Refused
@@ -26,10 +28,9 @@ def migrate(ct: Container, request: Migrate, *, was_running: bool = False) -> No
     was = state(ct)
     if was == "stopped" and was_running:
         was = "running"
-    if request.online and not ct.is_running():
-        raise MigrateFailed("Can't perform live migration of a stopped container", STOPPED)
-    kind = "live migration" if request.online else "migration"
-    say(f"{'Checking' if request.check_only else 'Starting'} {kind} of CT {ct.ctid} to {request.host}", PROGRESS)
+    if was == "suspended":
+        raise MigrateFailed(f"CT {ct.ctid} is suspended ({ct.dump_path}): resume or remove its dump first", STOP_FAILED)
+    say(f"{'Checking' if request.check_only else 'Starting'} migration of CT {ct.ctid} to {request.host}", PROGRESS)
     session = Session(ct, request, was)
     try:
         check(session)
@@ -58,22 +59,37 @@ def check(session: Session) -> None:
         MigrateFailed: with the status of the first problem; the others are printed.
     """
     session.stage("Checks")
-    hello = session.ask("hello")
-    if hello["protocol"] != checks.PROTOCOL:
-        raise MigrateFailed(f"vz on {session.request.host} is of another version: bring both to one", VERSION)
-    session.facts = checks.ct_facts(session.ct, was=session.was, online=session.request.online)
-    session.facts["there"] = hello
-    answer = session.ask("check", **{key: value for key, value in session.facts.items() if key != "there"})
+    greet(session)
+    session.facts = checks.ct_facts(session.ct, was=session.was)
+    answer = session.ask("check", **session.facts)
     session.facts["template_there"] = answer["template"]
     complain(answer["problems"], session.request.ignore)
+
+
+def greet(session: Session) -> None:
+    """Make sure that the other side is another node, of the same version and machine.
+
+    Raises:
+        MigrateFailed: it is this node (9), another version (17), another machine (18).
+    """
+    host = session.request.host
+    checks.leave_mark(session.migration)
+    try:
+        hello = session.ask("hello", nonce=session.migration)
+    finally:
+        os.unlink(checks.mark_path(session.migration))
+    if hello["protocol"] != checks.PROTOCOL:
+        raise MigrateFailed(f"vz on {host} is of another version: bring both to one", VERSION)
+    if hello["same"]:
+        raise MigrateFailed(f"{host} is this node: a container cannot migrate to where it is", EXISTS)
+    if hello["machine"] != os.uname().machine:
+        raise MigrateFailed(f"{host} is a {hello['machine']}, this node a {os.uname().machine}", CPU)
 
 
 def move(session: Session) -> None:
     """Do it; on failure the CT is brought back into the state that it had."""
     guard = Guard(session.ct.node, session.ct.ctid)
     try:
-        if session.request.online:
-            raise MigrateFailed("Live migration is not available in this version", STOPPED)
         offline(session)
     except (VzError, Broken, OSError) as exc:
         stay(session)
@@ -144,12 +160,12 @@ def hand_over(session: Session) -> None:
         say(word, PROGRESS)
     session.entry.at(log.HANDOVER)
     try:
-        session.ask("take")
+        session.ask("take", tick=None)  # an interrupt waits: half-way nobody knows whose it is
     except Refused:
         session.entry.at(log.STOPPING)  # it says itself that it has given the CT back
         raise
     session.stage("Making it safe there")
-    session.ask("settled")
+    session.ask("settled", tick=None)
     session.entry.at(log.LEAVING)
 
 

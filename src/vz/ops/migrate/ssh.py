@@ -23,6 +23,7 @@ ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=4", "-o", "Co
 CONNECT_TIMEOUT_S = 60.0
 PING_S = 5.0
 HELPER = "vzmigrate --serve"
+SSH_FAILED = 255  # ssh's own status; others are the helper's
 
 
 class Route:
@@ -96,6 +97,10 @@ class Helper:
                 raise
             if status == 127:
                 raise MigrateFailed(f"vz is not installed on {route.host} (no vzmigrate there)", NOT_RUNNING) from None
+            if status != SSH_FAILED:
+                raise MigrateFailed(
+                    f"vz on {route.host} does not answer (vzmigrate there ended with status {status})", NOT_RUNNING
+                ) from None
             raise MigrateFailed(
                 f"Can't connect to {route.host} by ssh with a key (try: ssh -o BatchMode=yes {route.host} true)",
                 CANT_CONNECT,
