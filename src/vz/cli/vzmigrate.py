@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 from vz.cli.main import Globals, complain
 from vz.config.nodeconfig import load_node
 from vz.container.ct import find, load, parse_ctid
-from vz.container.lock import CTLock
+from vz.container.lock import CTLock, is_held
 from vz.errors import Interrupted, Locked, NoContainerConfig, NoGlobalConfig, VzError
 from vz.ops import journal, report
 from vz.ops.migrate.errors import CHECKPOINT, LOCKED, MISSING, NOT_RUNNING, USAGE, MigrateFailed
@@ -43,6 +44,7 @@ Options:
 -h, --help
 	This text.
 See vzmigrate(8)."""
+LOCK_PATIENCE_S = 90.0
 CHECKS = frozenset(("cpu", "cpu_check", "ipv6", "all"))
 
 
@@ -187,7 +189,7 @@ def _take_back(word: str) -> int:
     report.set_log(node.logfile if node.logging else "", ctid)
     catch_signals()
     try:
-        with CTLock(node.lockdir, ctid):
+        with _lock_in_time(node.lockdir, ctid):
             facts = journal.read(ctid)
             if facts.get("operation") != log.OUT or facts.get("stage") != log.HANDOVER:
                 raise MigrateFailed(f"CT {ctid} is not being handed over to another node", MISSING)
@@ -197,6 +199,14 @@ def _take_back(word: str) -> int:
         complain(f"Error: {exc}", "vzmigrate")
         return _status(exc)
     return 0
+
+
+def _lock_in_time(lockdir: str, ctid: int) -> CTLock:
+    """Return the lock of the CT, not yet taken, when nobody has it: the guard does while it asks the destination."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while is_held(lockdir, ctid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return CTLock(lockdir, ctid)
 
 
 def _status(exc: VzError) -> int:

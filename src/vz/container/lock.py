@@ -78,7 +78,7 @@ class CTLock:
                 except OSError:
                     time.sleep(0.5)
                     continue
-                if _is_pid(word) and _is_alive(int(word)):
+                if _is_pid(word) and is_alive(int(word)):
                     raise Locked(f"Container already locked\nLocked by: pid {int(word)}, cmdline {_cmdline(int(word))}")
                 if attempt == 0 and not _is_pid(word):
                     time.sleep(0.5)  # being written by a program that does not link it into place?
@@ -125,17 +125,27 @@ def is_held(lockdir: str, ctid: int) -> bool:
         word = _first_word(f"{lockdir}/{ctid}.lck")
     except OSError:
         return False
-    return _is_pid(word) and _is_alive(int(word))
+    return _is_pid(word) and is_alive(int(word))
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether *pid* can still give its lock up: one whose parent does not collect it (a zombie) cannot."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(fd, 512).rpartition(b") ")[2][:1] not in (b"Z", b"X", b"")
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def _cmdline(pid: int) -> str:

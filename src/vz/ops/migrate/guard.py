@@ -13,7 +13,7 @@ import time
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
 from vz.container.ct import load
-from vz.container.lock import CTLock
+from vz.container.lock import CTLock, is_alive
 from vz.errors import Locked, VzError
 from vz.kernel.process import close_from
 from vz.ops import journal, report
@@ -58,7 +58,7 @@ class Guard:
 
 def _act(node: NodeConfig, ctid: int, died: int) -> None:
     report.set_up("vzmigrate", quiet=True)
-    while os.path.exists(f"/proc/{died}"):  # its last descriptor goes a little before it does
+    while is_alive(died):  # its last descriptor goes a little before it does
         time.sleep(0.005)
     deadline = time.monotonic() + PATIENCE_S
     pause = FIRST_PAUSE_S
