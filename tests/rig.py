@@ -159,6 +159,7 @@ mount --bind {node.home}/ssh/passwd /etc/passwd
 mount --bind {node.home}/ssh/shadow /etc/shadow
 mkdir -p /run/sshd
 mount -t tmpfs -o mode=755 vz-node /run/sshd
+mount --bind /etc/vz/init.d /etc/init.d
 """
         done = node.run("sh", "-c", script)
         assert done.returncode == 0, done.stderr
