@@ -7,7 +7,7 @@ the lower directories that are here, and the index, in ``wk``, begins anew.  Fil
 
 What the index held and nothing else does is hard links of the *template*: of two names of one file, one is in the upper
 layer and the other found through the index.  ``materialize`` has the kernel put the other names into the upper layer,
-on the node that the area comes from, before it is copied.  See docs/decisions/0004-moved-overlays.md.
+on the node that the area comes from, before it is copied.  See docs/decisions/0020-moved-overlays.md.
 """
 
 from __future__ import annotations
