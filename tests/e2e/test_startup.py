@@ -11,18 +11,18 @@ from conftest import Vz
 from testnode import TREE, Node
 
 FILES = frozenset("_stat abc _abc errno fcntl genericpath os posixpath select stat time _collections_abc".split())
-LIBC = frozenset("_ctypes _struct ctypes ctypes._endian struct types".split())
+LIBC = frozenset("_ctypes _struct struct".split())
 TERMINAL = frozenset("termios tty _socket".split())
 # command: (standard modules that it may have beyond the bare interpreter, at most so many modules of ours)
 BUDGET = {
     "vzctl status @": (FILES, 16),
-    "vzctl exec @ true": (FILES | LIBC, 33),
-    "vzctl exec2 @ true": (FILES | LIBC, 33),
-    "vzctl exec3 @ true": (FILES | LIBC, 33),
-    "vzctl enter @ --exec exit": (FILES | LIBC | TERMINAL, 35),
+    "vzctl exec @ true": (FILES | LIBC, 34),
+    "vzctl exec2 @ true": (FILES | LIBC, 34),
+    "vzctl exec3 @ true": (FILES | LIBC, 34),
+    "vzctl enter @ --exec exit": (FILES | LIBC | TERMINAL, 36),
     "vzlist -a": (FILES, 22),
-    "vzctl stop @ --fast": (FILES | LIBC | TERMINAL, 59),
-    "vzctl start @": (FILES | LIBC | TERMINAL, 72),
+    "vzctl stop @ --fast": (FILES | LIBC | TERMINAL, 60),
+    "vzctl start @": (FILES | LIBC | TERMINAL, 73),
 }
 SPY = f"""
 import os, sys

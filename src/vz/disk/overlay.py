@@ -105,15 +105,14 @@ def tree_path(ct: Container) -> str | None:
 
 
 def _check(tree_fd: int) -> None:
-    import ctypes
-
+    from vz.kernel import ffi
     from vz.kernel.libc import libc
 
     # statvfs says read-only; a file handle can be had only with nfs_export, which implies index
     if os.fstatvfs(tree_fd).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, "overlayfs came up read-only: its work directory cannot be used")
-    handle = (ctypes.c_uint * 40)(128)
-    mount_id = ctypes.c_int()
-    result = libc.name_to_handle_at(tree_fd, b"", ctypes.byref(handle), ctypes.byref(mount_id), 0x1000)
-    if result == -1 and ctypes.get_errno() == errno.EOPNOTSUPP:
+    handle = (ffi.c_uint * 40)(128)
+    mount_id = ffi.c_int()
+    result = libc.name_to_handle_at(tree_fd, b"", ffi.byref(handle), ffi.byref(mount_id), 0x1000)
+    if result == -1 and ffi.get_errno() == errno.EOPNOTSUPP:
         raise OSError(errno.EOPNOTSUPP, "overlayfs came up without nfs_export: a CT on it could not be checkpointed")

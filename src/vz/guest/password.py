@@ -18,11 +18,11 @@ def hash_password(password: str) -> str:
     Raises:
         OSError: this system has no libcrypt, or it cannot make such hashes.
     """
-    import ctypes
+    from vz.kernel import ffi
 
     salt = "".join(ALPHABET[byte & 63] for byte in os.urandom(16))
-    library = ctypes.CDLL("libcrypt.so.1")
-    library.crypt.restype = ctypes.c_char_p
+    library = ffi.CDLL("libcrypt.so.1")
+    library.crypt.restype = ffi.c_char_p
     hashed = library.crypt(password.encode("utf-8", "surrogateescape"), f"$6${salt}$".encode())
     if not hashed or not hashed.startswith(b"$6$"):
         raise OSError(95, "crypt(3) cannot make SHA-512 hashes")

@@ -5,10 +5,10 @@ It works on a cgroup2 tree without controllers too, so one filter serves both cg
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 
+from . import ffi
 from .libc import _NR_BPF, check, nr, syscall
 
 BPF_PROG_LOAD = 5
@@ -69,14 +69,14 @@ def device_program(rules: list[DeviceRule]) -> bytes:
 
 def load(program: bytes, name: str = "vz_devices") -> int:
     """Load a device filter and return its descriptor; EPERM: no CAP_BPF, ENOSYS: no bpf(2)."""
-    text = ctypes.create_string_buffer(program, len(program))
-    licence = ctypes.create_string_buffer(b"GPL")
+    text = ffi.create_string_buffer(program, len(program))
+    licence = ffi.create_string_buffer(b"GPL")
     attr = struct.pack(
         "IIQQIIQII16s",
         BPF_PROG_TYPE_CGROUP_DEVICE,
         len(program) // 8,
-        ctypes.addressof(text),
-        ctypes.addressof(licence),
+        ffi.addressof(text),
+        ffi.addressof(licence),
         0,
         0,
         0,
@@ -104,9 +104,9 @@ def attach(program_fd: int, cgroup: str) -> None:
 
 def _attached(directory: int) -> int:
     """Return a descriptor of the directory's own device filter, -1 when it has none."""
-    ids = (ctypes.c_uint32 * 8)()
-    attr = struct.pack("IIIIQII", directory, BPF_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), 8, 0)
-    buffer = ctypes.create_string_buffer(attr, len(attr))
+    ids = (ffi.c_uint32 * 8)()
+    attr = struct.pack("IIIIQII", directory, BPF_CGROUP_DEVICE, 0, 0, ffi.addressof(ids), 8, 0)
+    buffer = ffi.create_string_buffer(attr, len(attr))
     check(syscall(nr(_NR_BPF), BPF_PROG_QUERY, buffer, len(attr)), "BPF_PROG_QUERY")
     count = struct.unpack_from("I", buffer.raw, 24)[0]
     if not count:
@@ -115,7 +115,7 @@ def _attached(directory: int) -> int:
 
 
 def _bpf(command: int, attr: bytes, call: str) -> int:
-    buffer = ctypes.create_string_buffer(attr, len(attr))
+    buffer = ffi.create_string_buffer(attr, len(attr))
     return check(syscall(nr(_NR_BPF), command, buffer, len(attr)), call)
 
 

@@ -6,11 +6,11 @@ A CT must be the same whether it was started by hand, by cron at ``nice 19`` or 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 import sys
 
+from . import ffi
 from .libc import libc, nr, syscall
 
 INFINITY = (1 << 64) - 1
@@ -51,7 +51,7 @@ def reset() -> None:
         _try(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
     _try(os.sched_setaffinity, 0, range(os.sysconf("SC_NPROCESSORS_CONF")))
     syscall(nr(_NR_IOPRIO_SET), 1, 0, 0)
-    libc.personality(ctypes.c_ulong(0))
+    libc.personality(ffi.c_ulong(0))
     _reset_oom_score()
 
 
@@ -66,13 +66,13 @@ def seal_imports() -> None:
 
 
 def _set_limit(number: int, soft: int, hard: int) -> None:
-    pair = ctypes.create_string_buffer(16)
-    libc.getrlimit(ctypes.c_int(number), pair)
+    pair = ffi.create_string_buffer(16)
+    libc.getrlimit(ffi.c_int(number), pair)
     _, now_hard = struct.unpack("QQ", pair.raw)
     hard = now_hard if hard == KEEP else hard
     for top in (hard, min(hard, now_hard)):
         wanted = top if soft == KEEP else min(soft, top)
-        if libc.setrlimit(ctypes.c_int(number), struct.pack("QQ", wanted, top)) == 0:
+        if libc.setrlimit(ffi.c_int(number), struct.pack("QQ", wanted, top)) == 0:
             return
 
 
@@ -81,11 +81,11 @@ def lower_counted_limits() -> None:
 
     The hard limits stay: a child can have its own back, not the namespace.  See user_namespaces(7), getrlimit(2).
     """
-    pair = ctypes.create_string_buffer(16)
+    pair = ffi.create_string_buffer(16)
     for number in (SIGPENDING, MSGQUEUE):
-        libc.getrlimit(ctypes.c_int(number), pair)
+        libc.getrlimit(ffi.c_int(number), pair)
         _, hard = struct.unpack("QQ", pair.raw)
-        libc.setrlimit(ctypes.c_int(number), struct.pack("QQ", hard // 4, hard))
+        libc.setrlimit(ffi.c_int(number), struct.pack("QQ", hard // 4, hard))
 
 
 def _reset_oom_score() -> None:

@@ -6,10 +6,11 @@ numbers are the same on all our architectures from 424 up; older ones come from 
 
 from __future__ import annotations
 
-import ctypes
 import os
 
-libc = ctypes.CDLL(None, use_errno=True)
+from . import ffi
+
+libc = ffi.CDLL(None, use_errno=True)
 
 MACHINE = os.uname().machine
 
@@ -21,15 +22,15 @@ _NR_KEYCTL = {"x86_64": 250, "aarch64": 219}
 def check(result: int, call: str, path: str | None = None) -> int:
     """Return *result*; if it is -1, raise the OSError that errno names."""
     if result == -1:
-        err = ctypes.get_errno()
+        err = ffi.get_errno()
         raise OSError(err, f"{call}: {os.strerror(err)}", path)
     return result
 
 
-def syscall(nr: int, *args: int | bytes | ctypes.Array[ctypes.c_char] | object | None) -> int:
+def syscall(nr: int, *args: int | bytes | ffi.Array[ffi.c_char] | object | None) -> int:
     """Make system call *nr*; integers go as longs, as the kernel takes them.  Returns -1 with errno set."""
-    longs = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
-    return int(libc.syscall(ctypes.c_long(nr), *longs))
+    longs = [ffi.c_long(arg) if isinstance(arg, int) else arg for arg in args]
+    return int(libc.syscall(ffi.c_long(nr), *longs))
 
 
 def nr(table: dict[str, int]) -> int:
@@ -42,9 +43,7 @@ def nr(table: dict[str, int]) -> int:
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """prctl(2) with integer arguments."""
-    result = libc.prctl(
-        ctypes.c_int(option), ctypes.c_ulong(arg2), ctypes.c_ulong(arg3), ctypes.c_ulong(arg4), ctypes.c_ulong(arg5)
-    )
+    result = libc.prctl(ffi.c_int(option), ffi.c_ulong(arg2), ffi.c_ulong(arg3), ffi.c_ulong(arg4), ffi.c_ulong(arg5))
     return check(int(result), "prctl")
 
 

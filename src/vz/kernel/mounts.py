@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from . import ffi
 from .libc import check, libc, syscall
 
 AT_FDCWD = -100
@@ -50,26 +50,26 @@ NR_fsmount = 432
 NR_mount_setattr = 442
 
 
-class mount_attr(ctypes.Structure):
+class mount_attr(ffi.Structure):
     """``struct mount_attr`` of <linux/mount.h>."""
 
     _fields_ = [
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
+        ("attr_set", ffi.c_uint64),
+        ("attr_clr", ffi.c_uint64),
+        ("propagation", ffi.c_uint64),
+        ("userns_fd", ffi.c_uint64),
     ]
 
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
     """Mount *source* on *target*; see mount(2)."""
-    result = libc.mount(_path(source), _path(target), _path(fstype), ctypes.c_ulong(flags), _path(data))
+    result = libc.mount(_path(source), _path(target), _path(fstype), ffi.c_ulong(flags), _path(data))
     check(int(result), "mount", target)
 
 
 def umount(target: str, flags: int = 0) -> None:
     """Unmount *target*; see umount2(2).  EINVAL: not a mount point; EBUSY: in use (not with MNT_DETACH)."""
-    check(int(libc.umount2(_path(target), ctypes.c_int(flags))), "umount", target)
+    check(int(libc.umount2(_path(target), ffi.c_int(flags))), "umount", target)
 
 
 def umount_and_sync_later(target: str, flags: int = 0) -> None:
@@ -122,7 +122,7 @@ def mount_setattr(
     """
     attr = mount_attr(attr_set, attr_clr, propagation, userns_fd)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    result = syscall(NR_mount_setattr, tree_fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
+    result = syscall(NR_mount_setattr, tree_fd, b"", flags, ffi.byref(attr), ffi.sizeof(attr))
     check(result, "mount_setattr")
 
 
@@ -154,7 +154,7 @@ def _path(text: str | None) -> bytes | None:
 def _check_fs(result: int, fs_fd: int, what: str) -> None:
     if result != -1:
         return
-    err = ctypes.get_errno()
+    err = ffi.get_errno()
     notes = []
     while True:  # the context's log: one message a read, ENODATA at its end
         try:

@@ -7,11 +7,10 @@ which reports over a pipe and leaves by ``os._exit``.
 from __future__ import annotations
 
 import _signal
-import ctypes
 import os
 import select
 
-from . import capabilities, inherited
+from . import capabilities, ffi, inherited
 from .libc import check, libc, new_session_keyring, prctl
 from .process import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP
 
@@ -34,17 +33,17 @@ ALL_NAMESPACES = (
 
 def unshare(flags: int) -> None:
     """Leave the namespaces named by *flags* for new ones; see unshare(2)."""
-    check(int(libc.unshare(ctypes.c_int(flags))), "unshare")
+    check(int(libc.unshare(ffi.c_int(flags))), "unshare")
 
 
 def setns(fd: int, flags: int) -> None:
     """Join a namespace file, or with a pidfd (Linux 5.8) all namespaces that *flags* name; see setns(2)."""
-    check(int(libc.setns(ctypes.c_int(fd), ctypes.c_int(flags))), "setns")
+    check(int(libc.setns(ffi.c_int(fd), ffi.c_int(flags))), "setns")
 
 
 def sethostname(name: bytes) -> None:
     """Set the host name of this UTS namespace; see sethostname(2)."""
-    check(int(libc.sethostname(name, ctypes.c_size_t(len(name)))), "sethostname")
+    check(int(libc.sethostname(name, ffi.c_size_t(len(name)))), "sethostname")
 
 
 def _write_id_maps(pid: int, base: int, count: int) -> None:
@@ -126,8 +125,8 @@ class FileSystemIds:
 
     def _set(self, number: int) -> None:
         for call in (libc.setfsgid, libc.setfsuid):
-            call(ctypes.c_uint(number))
-            if call(ctypes.c_uint(0xFFFFFFFF)) != number:  # no error of its own: asked with an id that cannot be
+            call(ffi.c_uint(number))
+            if call(ffi.c_uint(0xFFFFFFFF)) != number:  # no error of its own: asked with an id that cannot be
                 raise OSError(1, "setfsuid: not permitted")
 
 

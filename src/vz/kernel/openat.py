@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from . import ffi
 from .libc import check, syscall
 
 NR_openat2 = 437
@@ -14,16 +14,16 @@ RESOLVE_BENEATH = 8
 RESOLVE_IN_ROOT = 16
 
 
-class open_how(ctypes.Structure):
+class open_how(ffi.Structure):
     """``struct open_how`` of <linux/openat2.h>."""
 
-    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+    _fields_ = [("flags", ffi.c_uint64), ("mode", ffi.c_uint64), ("resolve", ffi.c_uint64)]
 
 
 def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open *path* below *dir_fd* as *resolve* allows; see openat2(2).  EXDEV: it led outside; ELOOP: a refused link."""
     how = open_how(flags | os.O_CLOEXEC, mode, resolve)
-    result = syscall(NR_openat2, dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    result = syscall(NR_openat2, dir_fd, os.fsencode(path), ffi.byref(how), ffi.sizeof(how))
     return check(result, "openat2", path)
 
 

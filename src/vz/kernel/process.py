@@ -95,19 +95,20 @@ def clone(flags: int = 0, cgroup_fd: int = 0) -> int:
     Writing a child's pid into cgroup.procs instead takes a lock that waits for an RCU period: 5 to 20 ms.  The
     interpreter is told of the fork as os.fork() does it; this process must have one thread.
     """
-    import ctypes
     import struct
 
-    python = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which os.fork() holds too
+    from . import ffi
+
+    python = ffi.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which os.fork() holds too
     signal = 0 if flags & CLONE_PARENT else _signal.SIGCHLD  # a sibling's is that of its parent's other child
     args = struct.pack("11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, cgroup_fd)
-    buffer = ctypes.create_string_buffer(args, len(args))
+    buffer = ffi.create_string_buffer(args, len(args))
     python.PyOS_BeforeFork()
-    pid = int(python.syscall(ctypes.c_long(NR_clone3), buffer, ctypes.c_long(len(args))))
+    pid = int(python.syscall(ffi.c_long(NR_clone3), buffer, ffi.c_long(len(args))))
     if pid == 0:
         python.PyOS_AfterFork_Child()
         return 0
-    err = ctypes.get_errno()
+    err = ffi.get_errno()
     python.PyOS_AfterFork_Parent()
     if pid < 0:
         raise OSError(err, f"clone3: {os.strerror(err)}")

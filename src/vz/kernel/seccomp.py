@@ -6,9 +6,9 @@ since Linux 5.11 the kernel keeps a bitmap of the calls that a filter always all
 
 from __future__ import annotations
 
-import ctypes
 import struct
 
+from . import ffi
 from .libc import MACHINE, prctl
 
 PR_SET_SECCOMP = 22
@@ -69,10 +69,10 @@ def assemble(rules: dict[str, list[Rule]]) -> bytes:
 
 def install(program: bytes) -> None:
     """Put *program* on this thread and all it will start; needs CAP_SYS_ADMIN in its user namespace (else EACCES)."""
-    code = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-    header = ctypes.create_string_buffer(fprog, len(fprog))
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(header))
+    code = ffi.create_string_buffer(program, len(program))
+    fprog = struct.pack("HxxxxxxP", len(program) // 8, ffi.addressof(code))
+    header = ffi.create_string_buffer(fprog, len(fprog))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ffi.addressof(header))
 
 
 def architectures() -> tuple[str, ...]:
