@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from vz.cli.main import Globals
 from vz.config.nodeconfig import NodeConfig, load_node
+from vz.config.paths import STATE
 from vz.container.ct import Container, find, load
 from vz.ops import report
 
@@ -54,3 +57,21 @@ def locked(
         ct = load(ctid, node, must_exist=must_exist)
         settle(ct)
         return action(ct) or 0
+
+
+def mend(options: Globals, node: NodeConfig, ctid: int) -> None:
+    """Mend what a killed command left, for commands that take no lock: it may have left the CT frozen.
+
+    One look-up in the usual case.  What is said of it goes to stderr; nobody waits where the writer is at work still.
+    """
+    if not os.path.exists(f"{STATE}/journal/{ctid}"):
+        return
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        os.dup2(2, 1)
+        locked(options, node, ctid, lambda ct: None)
+    finally:
+        os._exit(0)

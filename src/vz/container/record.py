@@ -61,8 +61,8 @@ class Record:
         """Tell whether init runs; a zombie does not."""
         return self.init_pid > 0 and starttime(self.init_pid) == self.init_start
 
-    def save(self) -> None:
-        """Write the record; its directory is made.  Nothing is synced: a reboot ends what it describes."""
+    def text(self) -> str:
+        """Return the record as it is written."""
         lines = [
             f"init_pid={self.init_pid}",
             f"init_start={self.init_start}",
@@ -76,12 +76,15 @@ class Record:
         lines += [f"netif={outside} {inside}" for outside, inside in self.netifs]
         lines += [f"mac={outside} {mac}" for outside, mac in self.macs.items()]
         lines += [f"netdev={name} {self.netdev_indexes.get(name, 0)}" for name in self.netdevs]
+        return "\n".join(lines) + "\n"
+
+    def save(self) -> None:
+        """Write the record; its directory is made.  Nothing is synced: a reboot ends what it describes."""
         folder = f"{RUN}/{self.ctid}"
-        text = "\n".join(lines) + "\n"
         if not os.path.isdir(folder):
             make_dirs(RUN, 0o711)
             make_dirs(folder, 0o700)
-        write_atomically(f"{folder}/record", text.encode("utf-8", "surrogateescape"), 0o600, durable=False)
+        write_atomically(f"{folder}/record", self.text().encode("utf-8", "surrogateescape"), 0o600, durable=False)
 
 
 def load_record(ctid: int) -> Record | None:
@@ -90,6 +93,11 @@ def load_record(ctid: int) -> Record | None:
         text = read_text(f"{RUN}/{ctid}/record")
     except OSError:
         return None
+    return parse_record(ctid, text)
+
+
+def parse_record(ctid: int, text: str) -> Record | None:
+    """Return the record that *text* is; None for an unreadable one."""
     record = Record(ctid)
     for line in text.splitlines():
         key, _, value = line.partition("=")

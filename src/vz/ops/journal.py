@@ -57,7 +57,7 @@ def read(ctid: int) -> dict[str, str]:
 
 
 def mend(ct: Container) -> None:
-    """Undo a killed create, finish a killed destroy; nothing when there is no journal.
+    """Undo a killed create, finish a killed destroy, do either for others; nothing when there is no journal.
 
     Raises:
         VzError: a migration was interrupted at the one moment when only the other node knows, and it cannot be asked.
@@ -85,6 +85,14 @@ def mend(ct: Container) -> None:
         from vz.ops.migrate import mend as migration
 
         return migration.mend(ct, facts)  # which ends it, or says why it cannot
+    elif operation == "chkpnt":
+        from vz.ops import chkpnt
+
+        chkpnt.mend(ct, facts, say)
+    elif operation == "restore":
+        from vz.ops import restore
+
+        restore.mend(ct, facts, say)
     end(ct.ctid)
 
 

@@ -44,6 +44,10 @@ def clear(ct: Container) -> None:
 
         for text in net.detach(ct, record):
             warn(text)
+    if os.path.exists(f"{RUN}/{ct.ctid}/netlock"):
+        from vz.net import lock
+
+        lock.unlock(ct)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
     for path in (f"{STATE}/vepid/{ct.ctid}", f"/run/netns/{ct.ctid}", f"{RUN}/{ct.ctid}/record"):

@@ -28,13 +28,18 @@ WAIT_LIMIT_S = 3600
 
 
 def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remount: bool = False) -> None:
-    """Boot the CT; on failure leave it stopped and unmounted.
+    """Boot the CT, or bring it back from its dump; on failure leave it stopped and unmounted.
 
     Raises:
         AlreadyRunning: 32.  VzError: disabled (105), no private area (43), the documented status of each step;
             a CT without /sbin/init (47), ``--wait`` past an hour (133).
     """
     check(ct, force=force)
+    if ct.is_suspended():
+        from vz.ops.restore import instead_of_start
+
+        if instead_of_start(ct, skip_remount=skip_remount):
+            return
     say("Starting container...")
     for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
@@ -140,16 +145,21 @@ def release(ct: Container, born: Launch, record: Record) -> None:
     """Let init run and tell old clients its pid."""
     born.release()
     record.started_at = int(time.time())
+    published(ct, record)
+
+
+def published(ct: Container, record: Record) -> None:
+    """Save the record of a CT that runs, and tell old clients its pid and its network namespace."""
     record.save()
     ct.forget_record()
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
-    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{born.init_pid}\n".encode(), durable=False)
+    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{record.init_pid}\n".encode(), durable=False)
     link = f"/run/netns/{ct.ctid}"
     if os.path.lexists(link):
         os.unlink(link)
-    os.symlink(f"/proc/{born.init_pid}/ns/net", link)
+    os.symlink(f"/proc/{record.init_pid}/ns/net", link)
 
 
 def store_layout(ct: Container) -> None:
