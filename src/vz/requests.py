@@ -85,6 +85,7 @@ class Migrate:
         "keep",
         "mux",
         "newid",
+        "online",
         "remove",
         "rsync",
         "ssh",
@@ -99,6 +100,7 @@ class Migrate:
         self.ssh = ""
         self.rsync = ""
         self.mux = False
+        self.online = False  # with its processes, memory and connections
         self.keep = False  # files that have come stay there when the migration fails
         self.check_only = False
         self.ignore: frozenset[str] = frozenset()  # checks that only warn

@@ -11,7 +11,7 @@ from vz.container.ct import find, load, parse_ctid
 from vz.container.lock import CTLock, is_held
 from vz.errors import Interrupted, Locked, NoContainerConfig, NoGlobalConfig, VzError
 from vz.ops import journal, report
-from vz.ops.migrate.errors import CHECKPOINT, LOCKED, MISSING, NOT_RUNNING, USAGE, MigrateFailed
+from vz.ops.migrate.errors import LOCKED, MISSING, NOT_RUNNING, USAGE, MigrateFailed
 from vz.requests import Migrate
 
 USAGE_TEXT = """\
@@ -30,6 +30,8 @@ Options:
 	Options for rsync.
 --keep-dst
 	Keep what has been copied when the migration fails, for the next try.
+--live, --online
+	Move a running container with its processes, memory and connections.
 --check-only, --dry-run
 	Only check whether it can be done.
 -f, --nodeps[=<check>[,<check> ...]]
@@ -101,8 +103,6 @@ def act(argv: list[str]) -> int:
         elif word in FLAGS:
             attr, setting = FLAGS[word]
             setattr(request, attr, setting)
-        elif word in ("--live", "--online"):
-            raise MigrateFailed(f"{word}: live migration is not available in this version", CHECKPOINT)
         elif word in ("-c", "--compact", "-s", "--snapshot"):
             what = "compacts" if word in ("-c", "--compact") else "snapshots"
             raise BadUsage(f"{word} {what} ploop images, which are not available in this version")
@@ -128,6 +128,8 @@ def act(argv: list[str]) -> int:
 
 
 FLAGS: dict[str, tuple[str, object]] = {
+    "--live": ("online", True),
+    "--online": ("online", True),
     "--ssh-mux": ("mux", True),
     "--keep-dst": ("keep", True),
     "--check-only": ("check_only", True),

@@ -41,9 +41,12 @@ class NotDumped(VzError):
 
 
 class Dump:
-    """One dump that is being made: where to, called what, and how far it has come."""
+    """One dump that is being made: where to, called what, and how far it has come.
 
-    __slots__ = ("counts", "extra", "ghost_bytes", "keep_running", "path", "serial", "was_frozen")
+    A migration makes its own kind of it: what it notes, and what is done while criu holds the CT.
+    """
+
+    __slots__ = ("counts", "durable", "extra", "ghost_bytes", "keep_running", "path", "serial", "was_frozen")
 
     def __init__(self, path: str, *, keep_running: bool = False, was_frozen: bool = False) -> None:
         self.path = path
@@ -53,6 +56,7 @@ class Dump:
         self.ghost_bytes = 0  # the largest unlinked file that a process has open
         self.extra: list[str] = []  # more arguments for criu
         self.counts = False  # it is whole, synced and has its name: what criu does now cannot take it back
+        self.durable = True  # its images are synced before it counts
 
     def note(self, ctid: int) -> None:
         """Write down what the next command needs should this one be killed."""
@@ -65,6 +69,13 @@ class Dump:
             frozen="yes" if self.was_frozen else "no",
             counts="yes" if self.counts else "no",
         )
+
+    def forget(self, ctid: int) -> None:
+        """There is no dump, and nothing to be done about it any more."""
+        journal.end(ctid)
+
+    def hold(self, ct: Container, folder: str) -> None:
+        """Do what is to be done while criu holds the CT and its images are complete in *folder*."""
 
 
 def chkpnt(ct: Container, path: str = "", *, keep_running: bool = False) -> None:
@@ -136,7 +147,7 @@ def make(ct: Container, record: Record, made: Dump) -> None:
         recover(ct, record, thaw=not made.was_frozen)
         logs = store.keep_logs(made.path + store.NEW, made.path)
         store.retract(made.path, made.serial)
-        journal.end(ct.ctid)
+        made.forget(ct.ctid)
         if isinstance(exc, criu.CriuFailed):
             raise NotDumped(_reasons("Checkpointing failed", exc.lines, logs)) from exc
         if isinstance(exc, OSError):
@@ -203,7 +214,9 @@ def complete(ct: Container, record: Record, made: Dump) -> None:
     if made.keep_running:
         store.write(folder, KEPT, "")
     store.write_info(folder, dumped.facts(ct, record, made.serial))
-    store.sync(folder)
+    made.hold(ct, folder)
+    if made.durable:
+        store.sync(folder)
     store.commit(made.path)
     made.counts = True
     made.note(ct.ctid)

@@ -43,13 +43,22 @@ def restore(ct: Container, path: str = "", *, skip_remount: bool = False, skip_a
     """
     path = path or ct.dump_path
     begin(ct, path)
-    record = load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    try:
+        record = load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    except BaseException:
+        journal.end(ct.ctid)
+        raise
+    go_on(ct, record, path)
+    journal.end(ct.ctid)
+    say("Restoring completed successfully")
+
+
+def go_on(ct: Container, record: Record, path: str) -> None:
+    """Put the dump *path* of a loaded CT out of use and let the CT run."""
     say("\tresume...")
     store.retire(path)
     release(ct, record)
     discard(path + store.GONE)
-    journal.end(ct.ctid)
-    say("Restoring completed successfully")
 
 
 def begin(ct: Container, path: str) -> None:
@@ -94,17 +103,12 @@ def load(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect
     try:
         return _load(ct, path, skip_remount, skip_arpdetect)
     except criu.CriuFailed as exc:
-        journal.end(ct.ctid)
         words = [f"Restoring failed: {printable(exc.lines[0])}" if exc.lines else f"Restoring failed: {exc}"]
         words += [f"\t{printable(line)}" for line in exc.lines[1:]]
         words.append(f"\tthe dump {path} is as it was, for another try; criu's log is {path}/restore.log")
         raise NotRestored("\n".join(words)) from exc
     except images.BadImage as exc:
-        journal.end(ct.ctid)
         raise NotRestored(f"Restoring failed: {path}: {exc}") from exc
-    except BaseException:
-        journal.end(ct.ctid)
-        raise
 
 
 def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) -> Record:
@@ -113,6 +117,9 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         raise NotRestored(f"Unable to restore: {path} has no record of the container")
     probe = None if skip_arpdetect else begin_probe(ct)
     adopt_ids(ct, path)
+    parent = store.info(path).get("cgroup_parent", ct.node.cgroup_parent)
+    if parent != ct.node.cgroup_parent:  # it comes from another node, or vz.conf has changed
+        images.move_cgroups(f"{path}/images", ct.ctid, parent, ct.node.cgroup_parent)
     with Undo(warn) as undo:
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)

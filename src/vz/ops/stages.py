@@ -67,7 +67,11 @@ def kill(ct: Container) -> None:
 def undump(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect: bool = False) -> None:
     """Load the CT from *path* and leave it frozen; the dump stays."""
     restore.begin(ct, path)
-    restore.load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    try:
+        restore.load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    except BaseException:
+        journal.end(ct.ctid)
+        raise
     _note(ct, UNDUMPED, path)
     journal.end(ct.ctid)
     say("Restoring completed successfully")

@@ -10,7 +10,7 @@ from vz.config.paths import RUN
 from vz.container.ct import Container
 from vz.disk import layout, overlay, templates
 from vz.errors import VzError
-from vz.kernel.files import make_dirs
+from vz.kernel.files import make_dirs, read_text
 from vz.kernel.network import device_exists
 from vz.kernel.process import which
 from vz.kernel.rtnetlink import Route
@@ -20,10 +20,12 @@ from vz.ops.migrate import incoming, log
 from vz.ops.migrate.errors import (
     CONFIG_FAILED,
     COPY_FAILED,
+    CPU,
     IP_IN_USE,
     NO_PLOOP,
     NOT_RUNNING,
     START_FAILED,
+    VERSION,
     MigrateFailed,
 )
 
@@ -148,9 +150,47 @@ def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]
         for device in facts["devnodes"]:
             if not _is_device(f"/dev/{device}"):
                 problem(START_FAILED, f"device /dev/{device} is not on the destination node")
+    if "live" in facts:
+        check_live(node, ctid, facts["live"], problem)
     wanted = incoming.template_wanted(node, facts["digest"])
     check_space(node, ctid, facts, problem, template=wanted, reused=reused)
     return {"problems": problems, "template": not wanted}
+
+
+def check_live(node: NodeConfig, ctid: int, live: dict[str, Any], problem: Any) -> None:
+    """Look whether this node can restore the images of a CT; *live* is what live.facts() says of it."""
+    from vz.checkpoint import criu
+    from vz.ops import dumped
+
+    try:
+        ours = criu.version()
+    except FileNotFoundError:
+        problem(NOT_RUNNING, "criu is not installed on the destination node")
+        return
+    for line in dumped.old_criu(ours):
+        problem(VERSION, f"on the destination node: {line}")
+    if list(ours) < live["criu"]:
+        problem(VERSION, f"criu on the destination node is {_dotted(ours)}, older than {_dotted(live['criu'])} here")
+    missing = sorted(set(live["cpu"]) - set(cpu_flags()))
+    if missing:
+        problem(CPU, f"the processor of the destination node lacks {' '.join(missing)}", "cpu")
+    folder = _standing(os.path.dirname(incoming.node_dump(node, ctid)))
+    room = os.statvfs(folder)
+    if live["memory"] > room.f_bavail * room.f_frsize:
+        problem(COPY_FAILED, f"{folder} on the destination node has too little space for {live['memory'] >> 20} MB")
+
+
+def cpu_flags() -> list[str]:
+    """Return what this node's processor can do that programs may have found out and count on."""
+    for line in read_text("/proc/cpuinfo", 1 << 20).splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return words.split()
+    return []
+
+
+def _dotted(version: Any) -> str:
+    return ".".join(map(str, version))
 
 
 def check_space(

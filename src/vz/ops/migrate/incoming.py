@@ -44,6 +44,8 @@ def begin(node: NodeConfig, ctid: int, request: dict[str, Any]) -> log.Log:
         id=request["id"],
         source=request["source"],
         was=request["was"],
+        online="yes" if request["online"] else "no",
+        dump=f"{node_dump(node, ctid)}.in",
         layout=request["layout"],
         private=private,
         root=root,
@@ -59,6 +61,11 @@ def begin(node: NodeConfig, ctid: int, request: dict[str, Any]) -> log.Log:
         )
         make_dirs(f"{private}/up", 0o755)
     return entry
+
+
+def node_dump(node: NodeConfig, ctid: int) -> str:
+    """Return where this node keeps the dump of CT *ctid*."""
+    return load(ctid, node, must_exist=False).dump_path
 
 
 def paths(node: NodeConfig, ctid: int) -> tuple[str, str]:
@@ -179,12 +186,21 @@ def take(ct: Container, entry: log.Log) -> None:
 
 
 def _verb(entry: log.Log) -> str:
+    if entry.facts["online"] == "yes":
+        return "restore"
     return "mount" if entry.facts["was"] == "mounted" else "start"
 
 
 def finish(ct: Container, entry: log.Log) -> None:
-    """Start or mount a CT that is ours, as it was on the source; done already: nothing."""
-    if entry.facts["was"] == "running" and not ct.is_running():
+    """Start, restore or mount a CT that is ours, as it was on the source; done already: nothing."""
+    if entry.facts["online"] == "yes":
+        from vz.ops import restore
+
+        path = entry.facts["dump"]
+        if not ct.is_running() and os.path.isdir(path):  # else it has run here, and ended by itself
+            restore.check(ct, path)
+            restore.go_on(ct, restore.load(ct, path, skip_arpdetect=True), path)
+    elif entry.facts["was"] == "running" and not ct.is_running():
         from vz.ops.start import start
 
         start(ct, force=True)
@@ -216,6 +232,12 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
     entry.at(log.ABORTING)
     ct = load(ctid, node, must_exist=False)
     private, root = facts["private"], facts["root"]
+    if facts["online"] == "yes":
+        from vz.checkpoint import criu, store
+
+        criu.kill_stragglers(f"{facts['dump']}/images")
+        for path in (facts["dump"], facts["dump"] + store.GONE):
+            store.remove(path)
     if ct.record() is not None or ct.is_mounted():
         clear(ct)
         if ct.is_mounted():
@@ -248,7 +270,12 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
         if facts.get("boot") == log.boot_id():
             say(f"A migration of this container from {source} was interrupted: it has come here, finishing it")
             try:
-                if not ct.is_running() and ct.record() is not None:
+                if facts["online"] == "yes":
+                    from vz.ops import restore
+
+                    restore.mend(ct, {"path": facts["dump"]}, lambda text: None)
+                    ct.forget_record()
+                elif not ct.is_running() and ct.record() is not None:
                     clear(ct)  # a start that was killed
                 finish(ct, entry)
             except (VzError, OSError) as exc:

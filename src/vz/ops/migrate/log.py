@@ -20,6 +20,7 @@ OUT, IN = "migrate", "migrate-in"
 # the source's stages
 COPYING = "copying"  # nothing has been done to the CT
 STOPPING = "stopping"  # it is being stopped, or is stopped
+FREEZING = "freezing"  # it is frozen, or dumped and held (online)
 HANDOVER = "handover"  # the destination has been told to take it: only that one knows
 LEAVING = "leaving"  # it has gone; what is left here is being removed
 

@@ -70,7 +70,25 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
 
 def stay(ct: Container, entry: log.Log) -> None:
     """The CT has not gone: undo what was done to it here, but a stop."""
+    go_on(ct, entry)
     entry.end()
+
+
+def go_on(ct: Container, entry: log.Log) -> None:
+    """Let a CT that was frozen, or dumped and held, run on here; its dump goes."""
+    facts = entry.facts
+    if facts.get("online") != "yes" or not facts["path"]:
+        return
+    from vz.checkpoint import store
+    from vz.ops import chkpnt
+
+    dump = {"path": facts["path"], "serial": facts["serial"], "counts": facts["counts"], "keep": "yes"}
+    chkpnt.mend(ct, dump, lambda text: None)
+    store.remove(facts["path"])
+    if ct.is_running() and entry.stage == log.HANDOVER:  # the destination may have told the neighbours of itself
+        from vz import net
+
+        net.announce(ct, ct.addresses())
 
 
 def bring_back(ct: Container, was: str) -> None:
@@ -91,6 +109,12 @@ def leave(ct: Container, entry: log.Log) -> None:
     """The CT has gone: remove what is here, or with ``-r no`` put its conf aside; tell the destination that we know."""
     facts = entry.facts
     ct.forget_record()
+    if facts["online"] == "yes":
+        from vz.checkpoint import store
+        from vz.ops import chkpnt
+
+        chkpnt.end_suspended(ct)
+        store.remove(facts["path"])
     if ct.record() is not None or ct.is_mounted():
         from vz.disk import layout
         from vz.ops.settle import clear

@@ -12,6 +12,7 @@ from vz.container.ct import MAX_CTID, Container, load
 from vz.container.lock import CTLock
 from vz.disk import moved, templates
 from vz.errors import ExitCode, Interrupted, Locked, NoGlobalConfig, VzError
+from vz.kernel.files import make_dirs
 from vz.ops import journal, report
 from vz.ops.migrate import checks, incoming, log
 from vz.ops.migrate.errors import COPY_FAILED, LOCKED, NO_REMOTE_CONFIG, MigrateFailed
@@ -144,8 +145,11 @@ def begin(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any
     except BaseException:
         server.unlock()
         raise
-    private = server.entry.facts["private"]
-    return {"path": f"{private}/up" if request["layout"] == "overlay" else private}
+    private, dump = server.entry.facts["private"], server.entry.facts["dump"]
+    if request["online"]:
+        make_dirs(os.path.dirname(dump), 0o700)
+        make_dirs(dump, 0o700)
+    return {"path": f"{private}/up" if request["layout"] == "overlay" else private, "dump": dump}
 
 
 def adopt(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:

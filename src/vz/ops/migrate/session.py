@@ -26,7 +26,20 @@ PROGRESS, DETAIL = -1, 0  # levels for say(): what is always printed, what -v ad
 
 
 class Session:
-    __slots__ = ("begun", "ct", "entry", "facts", "helper", "migration", "newid", "request", "route", "stages", "was")
+    __slots__ = (
+        "begun",
+        "ct",
+        "dump_there",
+        "entry",
+        "facts",
+        "helper",
+        "migration",
+        "newid",
+        "request",
+        "route",
+        "stages",
+        "was",
+    )
 
     def __init__(self, ct: Container, request: Migrate, was: str) -> None:
         self.ct = ct
@@ -41,6 +54,7 @@ class Session:
         self.entry = log.Log(ct.ctid, log.OUT, {})
         self.facts: dict[str, Any] = {}
         self.stages: list[tuple[str, float]] = []
+        self.dump_there = ""  # where the images of a live migration go
         self.begun = time.monotonic()
         self.helper = Helper(self.route)
 
@@ -71,6 +85,10 @@ class Session:
             newid=self.newid,
             ssh=request.ssh,
             was=self.was,
+            online="yes" if request.online else "no",
+            path="",
+            serial="",
+            counts="no",
             remove="yes" if request.remove else "no",
             private=ct.private,
             root=ct.root,
@@ -85,10 +103,12 @@ class Session:
             source=os.uname().nodename,
             was=self.was,
             keep=request.keep,
+            online=request.online,
             layout=facts["layout"],
             digest=facts["digest"],
             template=facts["template"],
         )
+        self.dump_there = str(answer["dump"])
         return str(answer["path"])
 
     def send_template(self) -> None:
@@ -111,14 +131,16 @@ class Session:
 
     def copy_files(self, tree: str, there: str, *, running: bool) -> None:
         """Copy all that is below *tree*, and delete what is not in it over there."""
+        # 24: files have vanished meanwhile, as they may in a running system
+        copy_tree(self.files_argv(tree, there, running), "the private area", self.tick, (0, 24) if running else (0,))
+
+    def files_argv(self, tree: str, there: str, running: bool) -> list[str]:
         options = ["--delete"]
         if self.facts["layout"] == "overlay":
             options += [f"--filter=-x {name}" for name in moved.XATTRS_LEFT]
         if running:
             options.append("--sparse")
-        argv = self.route.rsync_argv(*options, f"{tree}/", f"{self.route.host}:{there}/")
-        # 24: files have vanished meanwhile, as they may in a running system
-        copy_tree(argv, "the private area", self.tick, (0, 24) if running else (0,))
+        return self.route.rsync_argv(*options, f"{tree}/", f"{self.route.host}:{there}/")
 
     def send_configuration(self) -> int:
         """Send conf and action scripts; return the first host id that the CT gets over there."""

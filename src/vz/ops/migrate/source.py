@@ -9,7 +9,17 @@ from vz.disk import moved
 from vz.disk.changes import Tree
 from vz.errors import Interrupted, VzError
 from vz.ops.migrate import checks, log, outgoing
-from vz.ops.migrate.errors import CANT_CONNECT, COPY_FAILED, CPU, EXISTS, STOP_FAILED, VERSION, MigrateFailed
+from vz.ops.migrate.errors import (
+    CANT_CONNECT,
+    COPY_FAILED,
+    CPU,
+    EXISTS,
+    STOP_FAILED,
+    STOPPED,
+    USAGE,
+    VERSION,
+    MigrateFailed,
+)
 from vz.ops.migrate.guard import Guard
 from vz.ops.migrate.session import DETAIL, PROGRESS, Session, complain
 from vz.ops.migrate.ssh import Refused
@@ -30,7 +40,13 @@ def migrate(ct: Container, request: Migrate, *, was_running: bool = False) -> No
         was = "running"
     if was == "suspended":
         raise MigrateFailed(f"CT {ct.ctid} is suspended ({ct.dump_path}): resume or remove its dump first", STOP_FAILED)
-    say(f"{'Checking' if request.check_only else 'Starting'} migration of CT {ct.ctid} to {request.host}", PROGRESS)
+    if request.online and was != "running":
+        raise MigrateFailed("Can't perform live migration of a stopped container", STOPPED)
+    if request.online and request.newid not in (0, ct.ctid):
+        raise MigrateFailed("A container that migrates live keeps its id", USAGE)
+    word = "Checking" if request.check_only else "Starting"
+    kind = "live migration" if request.online else "migration"
+    say(f"{word} {kind} of CT {ct.ctid} to {request.host}", PROGRESS)
     session = Session(ct, request, was)
     try:
         check(session)
@@ -61,6 +77,10 @@ def check(session: Session) -> None:
     session.stage("Checks")
     greet(session)
     session.facts = checks.ct_facts(session.ct, was=session.was)
+    if session.request.online:
+        from vz.ops.migrate import live
+
+        session.facts["live"] = live.facts(session.ct)
     answer = session.ask("check", **session.facts)
     session.facts["template_there"] = answer["template"]
     complain(answer["problems"], session.request.ignore)
@@ -90,7 +110,12 @@ def move(session: Session) -> None:
     """Do it; on failure the CT is brought back into the state that it had."""
     guard = Guard(session.ct.node, session.ct.ctid)
     try:
-        offline(session)
+        if session.request.online:
+            from vz.ops.migrate.live import live
+
+            live(session)
+        else:
+            offline(session)
     except (VzError, Broken, OSError) as exc:
         stay(session)
         guard.dismiss()
@@ -155,14 +180,18 @@ def hand_over(session: Session) -> None:
         MigrateFailed: it could not be started there, and is ours.  Broken: nobody knows.
     """
     word = {"running": "Starting container", "mounted": "Mounting container"}.get(session.was)
-    session.stage(word or "Handing over")
-    if word:
-        say(word, PROGRESS)
+    if session.request.online:
+        session.stage("Restore and resume")
+    else:
+        session.stage(word or "Handing over")
+        if word:
+            say(word, PROGRESS)
+    before = session.entry.stage
     session.entry.at(log.HANDOVER)
     try:
         session.ask("take", tick=None)  # an interrupt waits: half-way nobody knows whose it is
     except Refused:
-        session.entry.at(log.STOPPING)  # it says itself that it has given the CT back
+        session.entry.at(before)  # it says itself that it has given the CT back
         raise
     session.stage("Making it safe there")
     session.ask("settled", tick=None)
@@ -186,6 +215,7 @@ def stay(session: Session) -> None:
         warn(f"The container is on {session.request.host}")
         outgoing.leave(ct, entry)
         return
+    outgoing.go_on(ct, entry)
     clean = True
     try:
         session.ask("abort")
@@ -229,7 +259,8 @@ def report(session: Session) -> None:
         where += f" as {session.newid}"
     begun = {name: at for name, at in session.stages}
     if session.was == "running":
-        down = begun["Making it safe there"] - begun["Stopping"]
-        say(f"Container {session.ct.ctid} is running on {where}; it was down for {down:.2f} s", PROGRESS)
+        down = begun["Making it safe there"] - begun["Suspend" if session.request.online else "Stopping"]
+        kind = "frozen" if session.request.online else "down"
+        say(f"Container {session.ct.ctid} is running on {where}; it was {kind} for {down:.2f} s", PROGRESS)
     else:
         say(f"Container {session.ct.ctid} is {session.was} on {where}", PROGRESS)

@@ -153,40 +153,61 @@ class Refused(VzError):
     """The helper's own words for what it could not do; the code is vzmigrate's."""
 
 
-def copy_tree(argv: list[str], what: str, tick: Callable[[], None], accept: tuple[int, ...] = (0,)) -> None:
-    """Run rsync to its end.  It dies with us: nobody goes on writing to an area that the next command works on.
+class Copy:
+    """One rsync at work.  It dies with us: nobody goes on writing to an area that the next command works on."""
 
-    Raises:
-        MigrateFailed: it ended with a status that is not in *accept* (6).
-    """
-    ours = os.getpid()
-    errors = os.memfd_create("rsync")
-    program = which("rsync")
-    pid = os.fork()
-    if pid == 0:
+    __slots__ = ("_accept", "_errors", "_pid", "_what")
+
+    def __init__(self, argv: list[str], what: str, accept: tuple[int, ...] = (0,)) -> None:
+        self._what = what
+        self._accept = accept
+        self._errors = os.memfd_create("rsync")
+        ours = os.getpid()
+        program = which("rsync")
+        self._pid = os.fork()
+        if self._pid:
+            return
         try:
             os.setpgid(0, 0)
             prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
             if os.getppid() != ours:
                 os._exit(1)
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-            os.dup2(errors, 2)
+            os.dup2(self._errors, 2)
             for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGPIPE):
                 _signal.signal(number, _signal.SIG_DFL)
             os.execve(program, argv, {"PATH": TOOL_PATH, **os.environ, "LC_ALL": "C"})
         finally:
             os._exit(127)
+
+    def finish(self, tick: Callable[[], None]) -> None:
+        """Wait for its end; *tick* is called now and then.
+
+        Raises:
+            MigrateFailed: it ended with a status that is not accepted (6).
+        """
+        status = wait_ticking(self._pid, tick)
+        self._pid = 0
+        if status not in self._accept:
+            text = os.pread(self._errors, 65536, 0).decode("utf-8", "replace")
+            raise MigrateFailed(f"Failed to copy {self._what}: {reason(text, status)}", COPY_FAILED)
+
+    def end(self) -> None:
+        """Kill it if it is still at work."""
+        if self._pid:
+            os.kill(self._pid, _signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+        os.close(self._errors)
+
+
+def copy_tree(argv: list[str], what: str, tick: Callable[[], None], accept: tuple[int, ...] = (0,)) -> None:
+    """Run rsync to its end; MigrateFailed (6) as Copy.finish()."""
+    copy = Copy(argv, what, accept)
     try:
-        status = wait_ticking(pid, tick)
-        text = os.pread(errors, 65536, 0).decode("utf-8", "replace")
-    except BaseException:
-        os.kill(pid, _signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
+        copy.finish(tick)
     finally:
-        os.close(errors)
-    if status not in accept:
-        raise MigrateFailed(f"Failed to copy {what}: {reason(text, status)}", COPY_FAILED)
+        copy.end()
 
 
 def wait_ticking(pid: int, tick: Callable[[], None]) -> int:
