@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -174,6 +175,14 @@ def vz_conf(node: Node) -> Iterator[Callable[[str], None]]:
     old = conf.read_text()
     yield lambda lines: conf.write_text(old + lines + "\n")  # type: ignore[misc, func-returns-value]
     conf.write_text(old)
+
+
+def left_at_last(node: Node, ctid: int) -> list[str]:
+    """Return what is left of a CT once the background deleter has had its time."""
+    deadline = time.monotonic() + 30
+    while (found := leftovers(node, ctid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 def leftovers(node: Node, ctid: int) -> list[str]:

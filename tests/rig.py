@@ -160,6 +160,8 @@ mount --bind {node.home}/ssh/shadow /etc/shadow
 mkdir -p /run/sshd
 mount -t tmpfs -o mode=755 vz-node /run/sshd
 mount --bind /etc/vz/init.d /etc/init.d
+mkdir -p /dev/vz  # two machines have two of it, and a CT may have the same ids on both
+mount -t tmpfs -o mode=755 vz-node /dev/vz
 """
         done = node.run("sh", "-c", script)
         assert done.returncode == 0, done.stderr

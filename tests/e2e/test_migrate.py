@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUSYBOX, leftovers, template
+from conftest import BUSYBOX, left_at_last, template
 from rig import Rig
 from testnode import Node
 
@@ -83,7 +83,7 @@ def test_a_running_ct_moves_with_all_that_is_its_own(rig: Rig, new: Callable[...
     for line in ("Preparing remote node", "Syncing private", "Stopping container", "Starting container", "Cleaning up"):
         assert line in lines
     assert lines[-1].startswith(f"Container {ct} is running on {rig.b.address4}; it was down for ")
-    assert status(rig.a, ct) == GONE and leftovers(rig.a, ct) == []
+    assert status(rig.a, ct) == GONE and left_at_last(rig.a, ct) == []
     assert status(rig.b, ct) == RUNNING
     after = rig.b.path(f"/etc/vz/conf/{ct}.conf").read_text()
     own = ("LOCAL_UID", "LOCAL_GID")
@@ -102,7 +102,7 @@ def test_a_running_ct_moves_with_all_that_is_its_own(rig: Rig, new: Callable[...
     done = rig.migrate(rig.b, "web")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert leftovers(rig.b, ct) == [] and not os.path.lexists(rig.b.path("/etc/vz/names/web"))
+    assert left_at_last(rig.b, ct) == [] and not os.path.lexists(rig.b.path("/etc/vz/names/web"))
     assert inside(rig.a, ct, "cat /root/one; cat /root/starts").split() == ["kept", "started", "started"]
     rig.client("ping", "-c", "1", "-W", "3", address)
 
@@ -118,7 +118,7 @@ def test_it_is_there_what_it_was_here(rig: Rig, new: Callable[..., int], layout:
         ok(rig.a, "vzctl", "mount", ct)
     done = rig.migrate(rig.a, ct)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert status(rig.a, ct) == GONE and leftovers(rig.a, ct) == []
+    assert status(rig.a, ct) == GONE and left_at_last(rig.a, ct) == []
     assert status(rig.b, ct) == {"running": RUNNING, "mounted": MOUNTED, "stopped": STOPPED}[state]
     top = rig.b.path(f"/vz/private/{ct}") / ("up" if layout == "overlay" else "")
     assert (top / "root/file").read_text() == "x" * 100000
@@ -183,14 +183,14 @@ def test_a_start_that_fails_there_leaves_it_running_here(rig: Rig, new: Callable
     assert status(rig.a, ct) == RUNNING and status(rig.b, ct) == GONE
     assert inside(rig.a, ct, "cat /root/file") == "kept\n"
     rig.client("ping", "-c", "1", "-W", "3", ADDRESS.format(22))
-    rest = leftovers(rig.b, ct)
+    rest = left_at_last(rig.b, ct)
     assert rest == ([f"/vz/private/{ct}"] if keep else [])
     script.unlink()
     if keep:
         inode = rig.b.path(f"/vz/private/{ct}/up/root/file").stat().st_ino
     done = rig.migrate(rig.a, ct)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert status(rig.b, ct) == RUNNING and leftovers(rig.a, ct) == []
+    assert status(rig.b, ct) == RUNNING and left_at_last(rig.a, ct) == []
     assert not keep or rig.b.path(f"/vz/private/{ct}/up/root/file").stat().st_ino == inode
     assert not any(name.startswith("kept.") for name in os.listdir(rig.b.path("/var/lib/vzctl/migrate")))
 
@@ -234,7 +234,7 @@ def test_check_only_changes_nothing(rig: Rig, new: Callable[..., int]) -> None:
     ct = new(rig)
     done = rig.migrate(rig.a, "--check-only", ct)
     assert done.returncode == 0 and done.stdout == f"Checking migration of CT {ct} to {rig.b.address4}\n"
-    assert status(rig.a, ct) == RUNNING and status(rig.b, ct) == GONE and leftovers(rig.b, ct) == []
+    assert status(rig.a, ct) == RUNNING and status(rig.b, ct) == GONE and left_at_last(rig.b, ct) == []
 
 
 def test_times(rig: Rig, new: Callable[..., int]) -> None:
@@ -326,10 +326,6 @@ class TestRefused:
         assert done.returncode == 8 and "is suspended" in done.stderr
         dump.unlink()
 
-    def test_live(self, rig: Rig, new: Callable[..., int]) -> None:
-        ct = new(rig)
-        self.refused(rig, ct, 8, "live migration is not available in this version", "--online", ct)
-
     def test_the_destination_is_switched_off(self, rig: Rig, new: Callable[..., int]) -> None:
         ct, conf = new(rig), rig.b.path("/etc/vz/vz.conf")
         old = conf.read_text()
@@ -410,7 +406,7 @@ class TestFar:
         ok(rig.a, "fallocate", "-l", "1G", f"/vz/private/{ct}/up/big")
         done = rig.migrate(rig.a, ct)
         assert done.returncode == 6 and "MB free, the container needs" in done.stderr, done.stderr
-        assert status(rig.a, ct) == RUNNING and leftovers(rig.b, ct) == []
+        assert status(rig.a, ct) == RUNNING and left_at_last(rig.b, ct) == []
 
     def test_a_disk_that_fills_on_the_way(self, far_rig: Rig, new: Callable[..., int]) -> None:
         rig = far_rig
@@ -419,4 +415,4 @@ class TestFar:
         # all holes here; without --sparse in the second pass it would be 1 GB over there
         done = rig.migrate(rig.a, "--rsync=--no-sparse", ct)
         assert done.returncode == 6 and "No space left on device" in done.stderr, done.stdout + done.stderr
-        assert status(rig.a, ct) == RUNNING and leftovers(rig.b, ct) == []
+        assert status(rig.a, ct) == RUNNING and left_at_last(rig.b, ct) == []

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import BUSYBOX, SOAK, leftovers
+from conftest import BUSYBOX, SOAK, left_at_last
 from rig import Rig, processes
 from testnode import Node
 
@@ -120,7 +120,7 @@ class Case:
         else:
             assert found[there[0]] == ["exist", "mounted", "running"], found
         other = b if there[0] is a else a
-        assert leftovers(other, self.ctid) == []
+        assert left_at_last(other, self.ctid) == []
         for node in (a, b):
             assert not os.path.lexists(node.path(f"/var/lib/vzctl/journal/{self.ctid}"))
         done = there[0].run(

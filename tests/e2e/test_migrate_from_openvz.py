@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUSYBOX, leftovers
+from conftest import BUSYBOX, left_at_last
 from rig import Rig
 
 _ids = itertools.count(7901)
@@ -157,7 +157,7 @@ def test_it_takes_everything_back(rig: Rig, old: OldNode) -> None:
     old.rsync(f"/vz/private/{old.ctid}", private, "--sparse")
     old.undo(root, private)
     assert old.ssh(f"vzctl --quiet status {old.ctid}").stdout.split()[2:] == ["deleted", "unmounted", "down"]
-    assert leftovers(rig.b, old.ctid) == [] and not os.path.lexists(rig.b.path("/etc/vz/names/shop"))
+    assert left_at_last(rig.b, old.ctid) == [] and not os.path.lexists(rig.b.path("/etc/vz/names/shop"))
 
 
 def test_an_id_that_is_taken_shows(rig: Rig, old: OldNode) -> None:

@@ -271,10 +271,7 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
             say(f"A migration of this container from {source} was interrupted: it has come here, finishing it")
             try:
                 if facts["online"] == "yes":
-                    from vz.ops import restore
-
-                    restore.mend(ct, {"path": facts["dump"]}, lambda text: None)
-                    ct.forget_record()
+                    mend_restore(ct, facts["dump"])
                 elif not ct.is_running() and ct.record() is not None:
                     clear(ct)  # a start that was killed
                 finish(ct, entry)
@@ -288,6 +285,16 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
     say(f"A migration of this container from {source} was interrupted: it stays there")
     abort(ct.node, entry)
     ct.forget_record()
+
+
+def mend_restore(ct: Container, path: str) -> None:
+    """Finish or undo the restore from *path* that was killed; one that came to its end has left no dump behind."""
+    from vz.checkpoint import store
+    from vz.ops import restore
+
+    if os.path.lexists(path) or os.path.lexists(path + store.GONE):
+        restore.mend(ct, {"path": path}, lambda text: None)
+        ct.forget_record()
 
 
 def template_wanted(node: NodeConfig, digest: str) -> bool:
