@@ -60,3 +60,13 @@ def test_a_whole_system(vz: Vz, new_ct, name: str, layout: str) -> None:  # type
     again.close()
     vz.ok("stop", ctid, timeout=90)
     assert vz("status", ctid).stdout == f"CTID {ctid} exist unmounted down\n"
+
+
+def test_many_at_once(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
+    ctids = [new_ct("--ipadd", f"198.51.100.{number + 1}") for number in range(100 if SOAK else 6)]
+    for verb, state in (("chkpnt", "unmounted down suspended"), ("restore", "mounted running")):
+        processes = [vz.node.popen("vzctl", "--quiet", verb, str(ctid)) for ctid in ctids]
+        assert [process.wait(timeout=300) for process in processes] == [0] * len(ctids)
+        assert [vz("status", ctid).stdout for ctid in ctids] == [f"CTID {ctid} exist {state}\n" for ctid in ctids]
+    for number, _ in enumerate(ctids):
+        assert vz.run("ping", "-c1", "-W2", f"198.51.100.{number + 1}").returncode == 0

@@ -199,6 +199,16 @@ def test_what_was_brought_in_would_be_lost(vz: Vz, ct: int) -> None:
     assert "sleep" in vz.sh(ct, "cat /proc/[0-9]*/comm")
 
 
+def test_what_is_exec_ed_after_a_restore_can_be_dumped_again(vz: Vz, ct: int) -> None:
+    vz.ok("chkpnt", ct)
+    vz.ok("restore", ct)  # the CT has clocks of its own now, which an exec must join
+    vz.ok("exec", ct, "(sleep 500 &) </dev/null >/dev/null 2>&1")
+    vz.ok("check", ct)
+    vz.ok("chkpnt", ct)
+    vz.ok("restore", ct)
+    assert "sleep" in vz.sh(ct, "cat /proc/[0-9]*/comm")
+
+
 def test_a_dump_that_does_not_fit(vz: Vz, ct: int) -> None:
     vz.sh(ct, "dd if=/dev/zero of=/dev/shm/much bs=1M count=24 2>/dev/null")
     vz.sh(ct, "(tail /dev/zero -c 20000000 | sleep 600 &) </dev/null >/dev/null 2>&1")

@@ -144,3 +144,49 @@ def test_a_killed_criu(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
         seen = now
         assert vz.run("ping", "-c1", "-W2", ADDRESS).returncode == 0, about
     assert hit >= COUNT // 4, f"only {hit} of {COUNT} were hit (seed {seed})"
+
+
+def journal(node: Node, ctid: int, **facts: str) -> None:
+    folder = node.path("/var/lib/vzctl/journal")
+    folder.mkdir(exist_ok=True)
+    (folder / str(ctid)).write_text("".join(f"{key}={value}\n" for key, value in facts.items()))
+
+
+def test_after_a_power_cut_the_dump_that_has_its_name_counts(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct()
+    vz.sh(ctid, COUNTER)
+    vz.ok("chkpnt", ctid)
+    dump = f"/vz/dump/Dump.{ctid}"
+    serial = vz.run("sed", "-n", "s/^serial=//p", f"{dump}/info").stdout.strip()
+    journal(node, ctid, operation="chkpnt", path=dump, serial=serial, keep="no", frozen="no", counts="no")
+    done = vz("restore", ctid)
+    assert done.returncode == 0, done
+    assert "An earlier checkpoint of this container was interrupted at its end: it is suspended" in done.stdout
+    assert count(vz, ctid) > 0
+
+
+def test_after_a_power_cut_a_dump_that_has_not_is_dropped(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct()
+    vz.sh(ctid, COUNTER)
+    vz.ok("chkpnt", ctid)
+    dump = f"/vz/dump/Dump.{ctid}"
+    vz.run("cp", "-a", dump, f"{dump}.new")
+    journal(node, ctid, operation="chkpnt", path=dump, serial="0" * 16, keep="no", frozen="no", counts="no")
+    done = vz("restore", ctid)
+    assert done.returncode == 0, done
+    assert count(vz, ctid) > 0, "the older dump is the one that counts"
+    assert vz.run("test", "-e", f"{dump}.new").returncode
+
+
+def test_after_a_power_cut_a_dump_that_was_used_is_not_used_again(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct()
+    vz.sh(ctid, COUNTER)
+    vz.ok("chkpnt", ctid)
+    dump = f"/vz/dump/Dump.{ctid}"
+    vz.run("mv", dump, f"{dump}.gone")
+    journal(node, ctid, operation="restore", path=dump)
+    done = vz("start", ctid)
+    assert done.returncode == 0, done
+    assert "its dump is used up" in done.stdout
+    assert vz("exec", ctid, "test ! -e /run/count").returncode == 0
+    assert vz.run("test", "-e", f"{dump}.gone").returncode

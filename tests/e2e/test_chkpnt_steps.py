@@ -298,8 +298,25 @@ def test_an_address_that_another_has_got(vz: Vz, counting: int, new_ct) -> None:
     assert count(vz, counting) > 0
 
 
+def test_addresses_set_live_stay_and_saved_ones_come(vz: Vz, counting: int) -> None:
+    def reached(address: str) -> bool:
+        return vz.run("ping", "-c1", "-W1", address).returncode == 0
+
+    vz.ok("set", counting, "--ipadd", "192.0.2.178")
+    vz.ok("set", counting, "--ipadd", "2001:db8::178")
+    cycle(vz, counting)
+    assert [reached(a) for a in (ADDRESS, "192.0.2.178", "2001:db8::178")] == [True] * 3
+    vz.ok("chkpnt", counting)
+    vz.ok("set", counting, "--ipdel", ADDRESS, "--ipadd", "192.0.2.179", "--save")
+    vz.ok("restore", counting)
+    assert reached("192.0.2.179") and not reached(ADDRESS)
+    assert ADDRESS not in vz.ok("exec", counting, "ip addr")
+    assert count(vz, counting) > 0
+
+
 def test_destroy_takes_the_dump_along(vz: Vz, counting: int) -> None:
     vz.ok("chkpnt", counting)
+    vz.run("cp", "-a", f"/vz/dump/Dump.{counting}", f"/vz/dump/Dump.{counting}.fail")
     vz.ok("destroy", counting)
     assert vz.run("sh", "-c", f"ls -d /vz/dump/Dump.{counting}*").returncode
     vz.ok("create", counting, "--ostemplate", BUSYBOX)

@@ -174,12 +174,14 @@ def detach(ct: Container, record: Record) -> list[str]:
     return warnings
 
 
-def restore_host_side(ct: Container, record: Record, probe: Probe | None = None) -> list[str]:
+def restore_host_side(
+    ct: Container, record: Record, addresses: list[str] | None = None, probe: Probe | None = None
+) -> list[str]:
     """After a restore, which leaves the peers down and bare: up, routes and filter, at once.
 
-    Returns warnings.  VzError as ``attach``.
+    *addresses* are those of venet0; None: as the configuration says.  Returns warnings.  VzError as ``attach``.
     """
-    addresses = ct.addresses()
+    addresses = ct.addresses() if addresses is None else addresses
     device = table.host_name(ct.ctid)
     warnings: list[str] = []
     with rt.Route() as sock:

@@ -64,9 +64,10 @@ def unlock(ct: Container, record: Record | None = None) -> None:
     except FileNotFoundError:
         return
     if how == BY_LINK and record is not None:
+        from vz.net.claims import read_veip
         from vz.net.connect import restore_host_side
 
-        restore_host_side(ct, record)  # the node's routes went with the link
+        restore_host_side(ct, record, read_veip(ct.ctid))  # the node's routes went with the link
     elif how == BY_FILTER:
         table = f"table netdev {_name(ct.ctid)}"
         try:

@@ -144,9 +144,7 @@ def make(ct: Container, record: Record, made: Dump) -> None:
     except BaseException as exc:
         if made.counts and not isinstance(exc, NotDumped):
             return  # criu's own end after that is of no interest
-        recover(ct, record, thaw=not made.was_frozen)
-        logs = store.keep_logs(made.path + store.NEW, made.path)
-        store.retract(made.path, made.serial)
+        logs = take_back(ct, record, made)
         made.forget(ct.ctid)
         if isinstance(exc, criu.CriuFailed):
             raise NotDumped(_reasons("Checkpointing failed", exc.lines, logs)) from exc
@@ -155,6 +153,21 @@ def make(ct: Container, record: Record, made: Dump) -> None:
             hint = "; DUMPDIR in vz.conf says where dumps go" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise NotDumped(f"Checkpointing failed: {exc.strerror}{what}{hint}") from exc
         raise
+
+
+def take_back(ct: Container, record: Record, made: Dump) -> str:
+    """Undo a dump that failed and let the CT go on, in this order: nothing may run that a dump still stands for.
+
+    Returns where the logs are.
+    """
+    try:
+        logs = store.keep_logs(made.path + store.NEW, made.path)
+        store.retract(made.path, made.serial)
+    except OSError as exc:
+        warn(f"while undoing: {exc.filename}: {exc.strerror}")
+        logs = ""
+    recover(ct, record, thaw=not made.was_frozen)
+    return logs
 
 
 def attempt_dump(ct: Container, record: Record, made: Dump) -> None:
@@ -253,7 +266,8 @@ def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> No
     criu.wait_for_stragglers(f"{path}{store.NEW}/images")
     record = ct.record()
     alive = record is not None and record.is_alive()
-    if facts.get("counts") == "yes" and store.identity(path) == serial:
+    # with the CT dead the name is enough: the journal is not synced, and nothing has run since the dump took its name
+    if store.identity(path) == serial and (facts.get("counts") == "yes" or not alive):
         store.remove(path + store.OLD)
         if not keep:
             say("An earlier checkpoint of this container was interrupted at its end: it is suspended")

@@ -70,12 +70,13 @@ def finish(ctid: int, facts: dict[str, str]) -> None:
         path = f"{CONF_DIR}/{ctid}.{suffix}"
         if os.path.lexists(path):
             os.replace(path, f"{path}.destroyed")
-    dump = facts.get("dump", "")
-    if dump and os.path.lexists(dump):
-        if os.path.isdir(dump):
-            discard(dump)
-        else:
-            os.unlink(dump)
+    for suffix in ("", ".new", ".old", ".gone", ".fail"):  # of vz.checkpoint.store
+        dump = facts.get("dump", "") and facts["dump"] + suffix
+        if dump and os.path.lexists(dump):
+            if os.path.isdir(dump):
+                discard(dump)
+            else:
+                os.unlink(dump)
     for path in (
         f"{STATE}/veip/{ctid}",
         f"{STATE}/vepid/{ctid}",

@@ -10,6 +10,7 @@ from vz.container.ct import Container
 from vz.container.record import Record
 from vz.disk import layout, overlay
 from vz.kernel.files import read_text
+from vz.net import claims
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # since Linux 6.16 older ones fail at every socket of the network
@@ -33,7 +34,17 @@ def facts(ct: Container, record: Record, serial: str) -> dict[str, str | int]:
         "layout": name,
         "digest": overlay.lower_digest(ct.private) if name == "overlay" else "",
         "private": ct.private,
+        "configured": " ".join(ct.addresses()),
+        "addresses": " ".join(claims.read_veip(ct.ctid)),
     }
+
+
+def addresses(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return (the addresses that the CT had, those that it is to have): what was set live stays, what was saved since
+    comes."""
+    had = said.get("addresses", "").split()
+    wanted = had if said.get("configured", "").split() == ct.addresses() else ct.addresses()
+    return had, wanted
 
 
 def refusals(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]]:

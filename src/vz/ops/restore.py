@@ -16,10 +16,10 @@ from vz.container.ct import Container, need_paths, printable
 from vz.container.record import External, Record, parse_record
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.process import starttime
-from vz.net import claims
+from vz.net import carried, claims, venet
 from vz.ops import carry, dumped, journal, mount
 from vz.ops.report import say, warn
-from vz.ops.start import begin_probe, forget, new_record, published
+from vz.ops.start import forget, new_record, published
 from vz.ops.trash import discard
 from vz.ops.undo import Undo, check_interrupt
 from vz.resources import cgroups, tree
@@ -115,7 +115,8 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
     saved = parse_record(ct.ctid, store.read(path, "record"))
     if saved is None:
         raise NotRestored(f"Unable to restore: {path} has no record of the container")
-    probe = None if skip_arpdetect else begin_probe(ct)
+    had, wanted = dumped.addresses(ct, store.info(path))
+    probe = net.begin_probe(ct, wanted, skip=skip_arpdetect)
     adopt_ids(ct, path)
     parent = store.info(path).get("cgroup_parent", ct.node.cgroup_parent)
     if parent != ct.node.cgroup_parent:  # it comes from another node, or vz.conf has changed
@@ -130,8 +131,8 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         record = present_record(ct, saved)
         record.save()
         undo.add(forget, ct)
-        if ct.conf.ip_addr:
-            claims.claim(ct, ct.addresses())
+        if wanted:
+            claims.claim(ct, wanted)
         cgroups.create(ct)
         undo.add(cgroups.remove, ct)
         undo.add(cgroups.kill_all, ct)
@@ -141,10 +142,28 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         undump(ct, record, path)
         ct.forget_record()
         carry.restore(ct, record, path)
-        for text in net.restore_host_side(ct, record, probe):
+        change_addresses(ct, record, had, wanted)
+        for text in net.restore_host_side(ct, record, wanted, probe):
             warn(text)
         carry.restore_outside(path)
     return record
+
+
+def change_addresses(ct: Container, record: Record, had: list[str], wanted: list[str]) -> None:
+    """Give the CT inside the addresses that were saved for it while it was suspended."""
+    if had == wanted:
+        return
+    if not any(inside == venet.VENET for _, inside in record.netifs):
+        warn("WARNING: the container was dumped without venet0: its addresses come with the next start")
+        return
+    gone = [address for address in had if address not in wanted]
+
+    def inside() -> bytes:
+        venet.forget_inside(ct.ctid, gone, wanted)
+        venet.configure_inside(ct.ctid, wanted)
+        return b""
+
+    carried.in_netns(record.init_pid, inside)
 
 
 def undump(ct: Container, record: Record, path: str) -> None:
@@ -224,7 +243,9 @@ def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> No
     if retired and record is not None and record.is_alive():
         say("An earlier restore of this container was interrupted at its end: finishing it")
         release(ct, record)
-    elif not retired:
+    elif retired:
+        say("An earlier restore of this container was interrupted after it had gone on: its dump is used up")
+    else:
         say("An earlier restore of this container was interrupted: it is suspended as before")
         forget(ct)
         if ct.is_mounted():
