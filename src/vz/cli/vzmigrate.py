@@ -172,7 +172,7 @@ def _one(node: object, ctid: int, request: Migrate) -> None:
     with CTLock(node.lockdir, ctid) as lock:
         for text in lock.stale:
             report.warn(text)
-        pending = journal.read(ctid)
+        pending = journal.read(ctid) or {}
         settle(load(ctid, node, must_exist=False))
         ct = load(ctid, node)
         if not os.path.isdir(ct.private):
@@ -192,7 +192,7 @@ def _take_back(word: str) -> int:
     catch_signals()
     try:
         with _lock_in_time(node.lockdir, ctid):
-            facts = journal.read(ctid)
+            facts = journal.read(ctid) or {}
             if facts.get("operation") != log.OUT or facts.get("stage") != log.HANDOVER:
                 raise MigrateFailed(f"CT {ctid} is not being handed over to another node", MISSING)
             outgoing.stay(load(ctid, node), log.Log(ctid, log.OUT, facts))

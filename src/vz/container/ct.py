@@ -19,7 +19,7 @@ NO_ADDRESS = ("0.0.0.0", "::")  # words of old configurations
 class Container:
     """One CT as its files describe it; run state is asked anew at each call."""
 
-    __slots__ = ("_record", "_record_read", "conf", "ctid", "node", "private", "root")
+    __slots__ = ("_record", "_record_read", "conf", "ctid", "mended", "node", "private", "root")
 
     def __init__(self, ctid: int, node: NodeConfig, conf: CTConfig) -> None:
         self.ctid = ctid
@@ -29,6 +29,7 @@ class Container:
         self.private = conf.expand(conf.ve_private or node.ve_private or "", ctid)
         self._record: Record | None = None
         self._record_read = False
+        self.mended = ""  # what settling it has done, where that is what the command was to do
 
     @property
     def conf_path(self) -> str:

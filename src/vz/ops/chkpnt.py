@@ -20,7 +20,7 @@ from vz.net import lock
 from vz.ops import carry, dumped, journal, mount
 from vz.ops.join import open_init
 from vz.ops.report import say, warn
-from vz.ops.settle import clear
+from vz.ops.settle import clear, forget_run
 from vz.ops.undo import check_interrupt
 from vz.resources import cgroups, tree
 
@@ -60,19 +60,19 @@ class Dump:
 
     def note(self, ctid: int) -> None:
         """Write down what the next command needs should this one be killed."""
-        journal.begin(
-            ctid,
-            "chkpnt",
-            path=self.path,
-            serial=self.serial,
-            keep="yes" if self.keep_running else "no",
-            frozen="yes" if self.was_frozen else "no",
-            counts="yes" if self.counts else "no",
-        )
+        facts = {
+            "path": self.path,
+            "serial": self.serial,
+            "keep": "yes" if self.keep_running else "no",
+            "frozen": "yes" if self.was_frozen else "no",
+            "counts": "yes" if self.counts else "no",
+        }
+        journal.hold(ctid)
+        journal.write(ctid, "chkpnt", facts, durable=False)
 
     def forget(self, ctid: int) -> None:
         """There is no dump, and nothing to be done about it any more."""
-        journal.end(ctid)
+        journal.finish(ctid)
 
     def hold(self, ct: Container, folder: str) -> None:
         """Do what is to be done while criu holds the CT and its images are complete in *folder*."""
@@ -98,7 +98,7 @@ def chkpnt(ct: Container, path: str = "", *, keep_running: bool = False) -> None
     else:
         lock.unlock(ct, record)
     store.remove(made.path + store.OLD)
-    journal.end(ct.ctid)
+    journal.finish(ct.ctid)
     say("Checkpointing completed successfully")
 
 
@@ -255,6 +255,7 @@ def end_suspended(ct: Container) -> None:
     if record is not None:
         lock.sever(record)
     clear(ct)
+    forget_run(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
 

@@ -13,16 +13,16 @@ from vz.checkpoint import criu, images, store
 from vz.checkpoint.options import criu_program, restore_options
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
-from vz.container.record import External, Record, parse_record
+from vz.container.record import STARTING, External, Record, parse_record
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.process import starttime
 from vz.net import carried, claims, venet
-from vz.ops import carry, dumped, journal, mount
+from vz.ops import carry, dumped, inside, journal, mount
 from vz.ops.report import say, warn
 from vz.ops.start import forget, new_record, published
 from vz.ops.trash import discard
 from vz.ops.undo import Undo, check_interrupt
-from vz.resources import cgroups, tree
+from vz.resources import cgroups, devices, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def restore(ct: Container, path: str = "", *, skip_remount: bool = False, skip_a
     try:
         record = load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
     except BaseException:
-        journal.end(ct.ctid)
+        journal.finish(ct.ctid)
         raise
     go_on(ct, record, path)
-    journal.end(ct.ctid)
+    journal.finish(ct.ctid)
     say("Restoring completed successfully")
 
 
@@ -70,7 +70,8 @@ def begin(ct: Container, path: str) -> None:
         raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
     say("Restoring container ...")
     check(ct, path)
-    journal.begin(ct.ctid, "restore", path=path)
+    journal.hold(ct.ctid)
+    journal.write(ct.ctid, "restore", {"path": path}, durable=False)
 
 
 def check(ct: Container, path: str) -> None:
@@ -189,7 +190,7 @@ def adopt_ids(ct: Container, path: str) -> None:
     A range that another CT has got (the conf came from another node, say) is given up for a free one.
     """
     base, count = ct.idmap
-    if base and any(ids.owner_of(first) not in (None, ct.ctid) for first in range(base, base + count, ids.RANGE)):
+    if base and not ids.is_free(base, count, ct.ctid):
         ct.conf.local_uid = ct.conf.local_gid = None
         warn(f"Host ids from {base} on are another container's now: this one gets others")
     mount.ensure_ids(ct)
@@ -203,8 +204,8 @@ def adopt_ids(ct: Container, path: str) -> None:
 
 def present_record(ct: Container, saved: Record) -> Record:
     """Return the run record of a CT that is coming back: its mounts and devices as dumped, their sources as now."""
-    record = new_record(ct)
-    sources = {item.key: item.source for item in record.externals}
+    record = new_record(ct, STARTING)
+    sources = {item.key: item.source for item in inside.device_externals(devices.make_nodes(ct))}
     record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
     missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
     if missing:
@@ -216,6 +217,8 @@ def present_record(ct: Container, saved: Record) -> Record:
 
 def release(ct: Container, record: Record) -> None:
     """Let a loaded CT run, and tell old clients its pid."""
+    record.stage = ""
+    record.save()
     published(ct, record)
     cgroups.thaw(ct)
 

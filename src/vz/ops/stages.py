@@ -15,7 +15,7 @@ from vz.kernel.files import read_text, write_atomically
 from vz.net import lock
 from vz.ops import chkpnt, journal, mount, restore
 from vz.ops.report import say
-from vz.ops.settle import clear
+from vz.ops.settle import clear, forget_run
 from vz.ops.trash import discard
 from vz.resources import cgroups
 
@@ -41,7 +41,7 @@ def dump(ct: Container, path: str) -> None:
     chkpnt.make(ct, record, made)
     _note(ct, DUMPED, path)
     store.remove(path + store.OLD)
-    journal.end(ct.ctid)
+    journal.finish(ct.ctid)
     say("Checkpointing completed successfully")
 
 
@@ -70,10 +70,10 @@ def undump(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdete
     try:
         restore.load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
     except BaseException:
-        journal.end(ct.ctid)
+        journal.finish(ct.ctid)
         raise
     _note(ct, UNDUMPED, path)
-    journal.end(ct.ctid)
+    journal.finish(ct.ctid)
     say("Restoring completed successfully")
 
 
@@ -99,6 +99,7 @@ def kill_undumped(ct: Container) -> None:
     say("\tkill...")
     lock.sever(record)
     clear(ct)
+    forget_run(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
 

@@ -176,7 +176,11 @@ def _cpuset(ct: Container, fresh: bool) -> None:
     if fresh and not mask and not nodes and not cpus:
         return
     version, path = limit_dir(ct, "cpuset")
-    if not version:
+    if not version:  # built without SMP
+        if (mask or "all") not in ("all", "auto"):
+            raise VzError(
+                f"Unable to set cpumask to {mask}: this kernel has no cpuset controller", ExitCode.SETFSHD_ERROR
+            )
         return
     parent = os.path.dirname(path)
     available = cgroup.read(parent, "cpuset.cpus" if version == 1 else "cpuset.cpus.effective")

@@ -13,9 +13,9 @@ import time
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
 from vz.container.ct import load
-from vz.container.lock import CTLock, is_alive
+from vz.container.lock import CTLock
 from vz.errors import Locked, VzError
-from vz.kernel.process import close_from
+from vz.kernel.process import close_from, starttime
 from vz.ops import journal, report
 from vz.ops.migrate import log, outgoing
 
@@ -58,14 +58,14 @@ class Guard:
 
 def _act(node: NodeConfig, ctid: int, died: int) -> None:
     report.set_up("vzmigrate", quiet=True)
-    while is_alive(died):  # its last descriptor goes a little before it does
+    while starttime(died):  # its last descriptor goes a little before it does
         time.sleep(0.005)
     deadline = time.monotonic() + PATIENCE_S
     pause = FIRST_PAUSE_S
     while time.monotonic() < deadline:
         try:
             with CTLock(node.lockdir, ctid):
-                facts = journal.read(ctid)
+                facts = journal.read(ctid) or {}
                 if facts.get("operation") == log.OUT:
                     mend(node, ctid, facts)
             return

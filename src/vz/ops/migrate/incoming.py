@@ -19,7 +19,7 @@ from vz.ops.migrate import log
 from vz.ops.migrate.errors import CONFIG_FAILED, EXISTS, START_FAILED, MigrateFailed
 from vz.ops.migrate.wire import Broken
 from vz.ops.report import say, warn
-from vz.ops.settle import clear
+from vz.ops.settle import clear, forget_run, take_down
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,12 +137,11 @@ def _ids(node: NodeConfig, ctid: int, conf: ConfFile) -> int:
     """Return the first host id that the CT gets here: its old one if that is free and of this node's pool."""
     word, count = conf.get("LOCAL_UID") or "0", _count(conf)
     base = int(word) if word.isascii() and word.isdigit() and len(word) < 11 else 0
-    slots = range(base, base + count, ids.RANGE)
-    if base and {ids.owner_of(slot) for slot in slots} == {ctid}:
+    if base and ids.owner_of(base) == ctid and ids.is_free(base, count, ctid):
         return base  # a kept copy's
     pool = range(node.local_uid, node.local_uid + node.local_uid_pool)
     aligned = base in pool and base + count - 1 in pool and (base - pool.start) % ids.RANGE == 0
-    if aligned and all(ids.owner_of(slot) is None for slot in slots):
+    if aligned and ids.is_free(base, count, ctid):
         ids.register(ctid, base, count)
         return base
     return ids.allocate(node, ctid, count)
@@ -242,6 +241,7 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
         clear(ct)
         if ct.is_mounted():
             layout.umount_root(ct)
+        forget_run(ct)
     if facts.get("name"):
         names.remove_link(ctid, facts["name"])
     for suffix in ["conf", *facts.get("scripts", "").split()]:
@@ -254,7 +254,7 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
         discard(private)
     if facts["had_ids"] == "no":  # nothing has run with them but what was killed above
         for first in ids.ranges_of(ctid):
-            ids.release(first, ids.RANGE, ctid)
+            ids.release(first, ctid)
     try:
         os.rmdir(root)
     except OSError:
@@ -273,7 +273,7 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
                 if facts["online"] == "yes":
                     mend_restore(ct, facts["dump"])
                 elif not ct.is_running() and ct.record() is not None:
-                    clear(ct)  # a start that was killed
+                    take_down(ct)  # a start that was killed
                 finish(ct, entry)
             except (VzError, OSError) as exc:
                 warn(f"It cannot be brought up here: {exc}")

@@ -50,10 +50,11 @@ class Log:
     def at(self, stage: str, **facts: str | int) -> None:
         """Note that *stage* has been reached, with more *facts*; on disk when this returns."""
         self.facts.update({key: str(value) for key, value in facts.items()}, stage=stage)
+        journal.hold(self.ctid)  # stop, mount and their kin are parts of it
         journal.write(self.ctid, self.operation, self.facts, durable=True)
 
     def end(self) -> None:
-        journal.end(self.ctid, durable=True)
+        journal.finish(self.ctid, durable=True)
 
 
 def boot_id() -> str:

@@ -117,15 +117,16 @@ def leave(ct: Container, entry: log.Log) -> None:
         store.remove(facts["path"])
     if ct.record() is not None or ct.is_mounted():
         from vz.disk import layout
-        from vz.ops.settle import clear
+        from vz.ops.settle import clear, forget_run
 
         clear(ct)
         if ct.is_mounted():
             layout.umount_root(ct)
+        forget_run(ct)
     if facts["remove"] == "yes":
         from vz.ops.destroy import finish
 
-        finish(ct.ctid, {key: facts[key] for key in ("private", "root", "dump", "id_base", "id_count", "name")})
+        finish(ct, {key: facts[key] for key in ("private", "root", "dump", "id_base", "name")})
     else:
         put_aside(ct.ctid, facts)
     entry.end()

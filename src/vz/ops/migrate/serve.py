@@ -71,7 +71,8 @@ class Server:
         try:
             if self.entry is not None and self.node is not None and journal.read(self.entry.ctid):
                 ct = self.ct or load(self.entry.ctid, self.node, must_exist=False)
-                incoming.mend(ct, journal.read(self.entry.ctid))
+                journal.hold(ct.ctid)
+                incoming.mend(ct, journal.read(self.entry.ctid) or {})
         finally:
             self.unlock()
 
@@ -239,7 +240,7 @@ def _lock(server: Server, ctid: int, evict: str = "") -> None:
     try:
         lock.__enter__()
     except Locked as exc:
-        if not evict or journal.read(ctid).get("id") != evict:
+        if not evict or (journal.read(ctid) or {}).get("id") != evict:
             raise MigrateFailed(f"CT {ctid} is locked on the destination node: {exc}", LOCKED) from exc
         _evict(ctid, lock)
     server.lock = lock
