@@ -146,20 +146,20 @@ class Rig:
         sound = [before, after, *(self.states[name] for name in case.others)]
         wrong: list[str] = []
         if how not in ("main", "all"):
-            wrong += self.unwound(report, out, err, before, after)
+            wrong += self.unwound(report, out, err, sound, after)
         else:
             wrong += self.mended(case, again, sound, after)
         return [where, *(f"    {line}" for line in wrong)] if wrong else []
 
     def unwound(
-        self, report: dict[str, object], out: str, err: str, before: dict[str, str], after: dict[str, str]
+        self, report: dict[str, object], out: str, err: str, sound: list[dict[str, str]], after: dict[str, str]
     ) -> list[str]:
-        """Check a command that met a failure: done whole, or undone whole with few words."""
+        """Check a command that met a failure: done whole, or undone whole with few words (a restart: stopped)."""
         wrong = []
         if "Traceback" in err:
             wrong += ["a traceback", *err.splitlines()]
         status = report["status"]
-        left = settled(self.node, [after] if status == 0 else [before, after])
+        left = settled(self.node, [after] if status == 0 else sound)
         if left:
             wrong += [f"status {status}, and then:", *left, "it said:", *out.splitlines(), *err.splitlines()]
         if status != 0 and len(err.splitlines()) > 3:
@@ -217,6 +217,7 @@ def cases(ctid: int, rig: Rig) -> dict[str, Case]:
         "--devnodes",
         "loop-control:none",
     )
+    edit = ("--ifname", "eth0", "--mac", "00:18:51:00:00:07", "--mac_filter", "off", "--ipdel", "all")
     found = [
         Case("create", "absent", rig.create_words, (0, 44)),
         Case("mount", "stopped", ("mount", ctid), (0,)),
@@ -224,8 +225,9 @@ def cases(ctid: int, rig: Rig) -> dict[str, Case]:
         Case("start", "stopped", ("start", ctid), (0, 32)),
         Case("stop", "running", ("stop", ctid, "--fast"), (0,)),
         Case("restart", "running", ("restart", ctid, "--fast"), (0,), ("stopped",)),
-        Case("set-save", "stopped", ("set", ctid, *live, *netif, "--save"), (0,)),
+        Case("set-save", "stopped", ("set", ctid, *live, *netif, "--save"), (0, 130)),
         Case("set-live", "running", ("set", ctid, *live, *netif, "--save"), (0, 130)),
+        Case("set-edit", "running", ("set", ctid, *edit, "--save"), (0,)),
         Case("set-unsaved", "running", ("set", ctid, "--ipadd", "198.51.100.2", "--hostname", "two.example.com"), (0,)),
         Case("destroy", "stopped", ("destroy", ctid), (0,)),
     ]

@@ -62,6 +62,17 @@ def test_a_whole_system(vz: Vz, new_ct, name: str, layout: str) -> None:  # type
     assert vz("status", ctid).stdout == f"CTID {ctid} exist unmounted down\n"
 
 
+@pytest.mark.parametrize("name", ["debian-12", "debian-13"])
+def test_what_is_watched_and_forgotten_by_the_kernel(vz: Vz, new_ct, name: str) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct(template=template(name), start=False)
+    vz.ok("start", ctid, "--wait")
+    vz.ok("exec", ctid, "systemctl start dbus.service")
+    with open("/proc/sys/vm/drop_caches", "w") as file:  # the names of files; overlayfs makes no handles without
+        file.write("2")
+    cycle(vz, ctid)
+    assert vz("exec", ctid, "systemctl is-system-running").stdout == "running\n"
+
+
 def test_many_at_once(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
     ctids = [new_ct("--ipadd", f"198.51.100.{number + 1}") for number in range(100 if SOAK else 6)]
     for verb, state in (("chkpnt", "unmounted down suspended"), ("restore", "mounted running")):

@@ -271,7 +271,8 @@ def test_another_range_of_ids(vz: Vz, counting: int, node: Node) -> None:
     conf = node.path(f"/etc/vz/conf/{counting}.conf")
     old = conf.read_text()
     base = next(line.split('"')[1] for line in old.splitlines() if line.startswith("LOCAL_UID="))
-    node.path(f"/var/lib/vzctl/ids/{base}").write_text("99999\n")
+    kept = node.path(f"/var/lib/vzctl/ids/{int(base) // 65536}")
+    kept.write_text(f"{base} 65536 99999\n")
     try:
         done = vz("restore", counting)
         assert done.returncode == 0, done
@@ -282,7 +283,7 @@ def test_another_range_of_ids(vz: Vz, counting: int, node: Node) -> None:
         cycle(vz, counting)
         assert count(vz, counting) > 0
     finally:
-        node.path(f"/var/lib/vzctl/ids/{base}").unlink()
+        kept.unlink()
 
 
 def test_an_address_that_another_has_got(vz: Vz, counting: int, new_ct) -> None:  # type: ignore[no-untyped-def]

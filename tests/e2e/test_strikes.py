@@ -13,12 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from conftest import BUSYBOX, SOAK
+from conftest import BUSYBOX, SOAK, leftovers
+from nodestate import processes, snapshot
 from strikes import Rig, cases, sweep
 from testnode import Node
 
 MINUTES = float(os.environ.get("VZ_STRIKE_MINUTES", "4"))
-NAMES = "create mount umount start stop restart set-save set-live set-unsaved destroy".split()
+NAMES = "create mount umount start stop restart set-save set-live set-edit set-unsaved destroy".split()
 KILLS = ("main", "all")
 OTHERS = ("one", "int", "term", "ENOSPC", "EIO", "ENOMEM", "EAGAIN", "EMFILE")
 
@@ -46,8 +47,14 @@ def test_struck_anywhere(rig: Rig, name: str) -> None:
                     return
                 yield point
             return
-        yield from [point for point in every if point[1] in KILLS][:3]
+        yield from [point for point in every if point[1] in KILLS][:2]
         yield from [point for point in every if point[1] in OTHERS][:1]
 
     wrong = sweep(rig, cases(rig.ctid, rig)[name], points)
     assert not wrong, f"seed {seed}\n" + "\n".join(wrong)
+
+
+def test_destroy_after_all_that_leaves_nothing(rig: Rig) -> None:
+    rig.to("absent")
+    assert [line for line in snapshot(rig.node) if str(rig.ctid) in line] == []
+    assert processes(rig.node) == [] and leftovers(rig.node, rig.ctid) == []

@@ -320,6 +320,8 @@ def test_binary_files_survive(root: Path) -> None:
 def test_what_a_killed_launcher_left_is_no_hindrance(root: Path) -> None:
     (root / "etc/.hosts.vz-new").write_text("half")
     assert configure(root) == []
+    (root / "etc/.hosts.vz-new").write_text("half")  # killed before it gave the file its name, by another round
+    assert configure(root) == []
     assert sorted(tree(root)) == ["etc/hostname", "etc/hosts", "etc/resolv.conf"]
 
 

@@ -5,6 +5,7 @@ NO_NFTABLES = "its kernel is built without nftables for IP"
 NO_I386 = "its kernel takes the numbers of 32-bit system calls for 64-bit ones"
 UML = {
     "test_checkpointable.py": "its kernel is built without CONFIG_CHECKPOINT_RESTORE",
+    "test_strikes.py": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_kill.py kills by the clock there",
     "test_cpumask_says_which": NO_CPUSET,
     "test_rule06_system_calls_that_reach_outside_are_refused[i386]": NO_I386,
     "test_rule06_arguments_that_reach_outside_are_refused[i386]": NO_I386,

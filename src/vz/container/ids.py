@@ -115,7 +115,8 @@ def owner_of(first: int) -> int | None:
 
 
 def is_free(first: int, count: int, ctid: int) -> bool:
-    """Tell whether nobody but *ctid* has a part of the range of *count* ids from *first* on."""
+    """Tell whether nobody but *ctid* has a part of the range of *count* ids from *first* on, with files that are still
+    being deleted too."""
     return all(kept.ctid == ctid for kept in _overlapping(first, count))
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import time
 
-from vz.checkpoint import criu, images, preflight, sockets, store
+from vz.checkpoint import criu, images, preflight, sockets, store, watches
 from vz.checkpoint.options import criu_program, dump_options
 from vz.container.ct import KEPT, Container, printable
 from vz.container.record import Record
@@ -24,14 +24,20 @@ from vz.ops.settle import clear, forget_run
 from vz.ops.undo import check_interrupt
 from vz.resources import cgroups, tree
 
+# a connection that nobody has accepted yet fails a dump, and so does a netlink message that nobody has read, or a watch
+# on a file that has just gone; most are taken a moment later
+TRANSIENT = (
+    "error parsing [inotify",
+    "closed in-flight socket",
+    "In-flight connection",
+    "in-flight",
+    "netlink: The socket has data to read",
+)
+TRIES = 3
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# a connection that nobody has accepted yet fails a dump, and so does a netlink message that nobody has read; most are
-# taken a moment later
-TRANSIENT = ("closed in-flight socket", "In-flight connection", "in-flight", "netlink: The socket has data to read")
-TRIES = 3
 
 
 class NotDumped(VzError):
@@ -139,8 +145,9 @@ def make(ct: Container, record: Record, made: Dump) -> None:
         NotDumped: 16: the CT runs on (or is frozen, as it was), an older dump is as it was.
     """
     made.note(ct.ctid)
+    held: list[int] = []
     try:
-        attempt_dump(ct, record, made)
+        attempt_dump(ct, record, made, held)
     except BaseException as exc:
         if made.counts and not isinstance(exc, NotDumped):
             return  # criu's own end after that is of no interest
@@ -153,6 +160,9 @@ def make(ct: Container, record: Record, made: Dump) -> None:
             hint = "; DUMPDIR in vz.conf says where dumps go" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise NotDumped(f"Checkpointing failed: {exc.strerror}{what}{hint}") from exc
         raise
+    finally:
+        for fd in held:
+            os.close(fd)
 
 
 def take_back(ct: Container, record: Record, made: Dump) -> str:
@@ -170,11 +180,15 @@ def take_back(ct: Container, record: Record, made: Dump) -> str:
     return logs
 
 
-def attempt_dump(ct: Container, record: Record, made: Dump) -> None:
-    """Take the steps up to the point where the dump counts and criu has killed the CT (or left it frozen)."""
+def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> None:
+    """Take the steps up to the point where the dump counts and criu has killed the CT (or left it frozen).
+
+    *held* gets the descriptors that must stay open until then.
+    """
     program = criu_program()
     for attempt in range(1, TRIES + 1):
         folder = store.fresh(made.path)
+        held += watches.pin(ct.root, cgroups.pids(ct))
         level = 0 if attempt == 1 else 1
         if not made.was_frozen:
             say("\tsuspend...", level)
@@ -258,9 +272,10 @@ def end_suspended(ct: Container) -> None:
     forget_run(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
+    forget_run(ct)
 
 
-def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> None:
+def mend(ct: Container, facts: dict[str, str], tell: Callable[[str], None] = say) -> None:
     """Finish or undo a chkpnt that was killed: the dump counts or it does not, and the CT is where that says."""
     path, serial = facts["path"], facts["serial"]
     keep = facts.get("keep") == "yes"
@@ -271,12 +286,12 @@ def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> No
     if store.identity(path) == serial and (facts.get("counts") == "yes" or not alive):
         store.remove(path + store.OLD)
         if not keep:
-            say("An earlier checkpoint of this container was interrupted at its end: it is suspended")
+            tell("An earlier checkpoint of this container was interrupted at its end: it is suspended")
             end_suspended(ct)
             return
-        say("An earlier checkpoint of this container was interrupted at its end: the dump is whole")
+        tell("An earlier checkpoint of this container was interrupted at its end: the dump is whole")
     else:
-        say(f"An earlier checkpoint of this container was interrupted: {'it runs on' if alive else 'undoing it'}")
+        tell(f"An earlier checkpoint of this container was interrupted: {'it runs on' if alive else 'undoing it'}")
         store.retract(path, serial)
     if record is not None and alive:
         recover(ct, record, thaw=facts.get("frozen") != "yes")

@@ -82,11 +82,10 @@ def finish(ct: Container, facts: dict[str, str]) -> None:
             os.replace(path, f"{path}.destroyed")
     for suffix in ("", ".new", ".old", ".gone", ".fail"):  # of vz.checkpoint.store
         dump = facts.get("dump", "") and facts["dump"] + suffix
-        if dump and os.path.lexists(dump):
-            if os.path.isdir(dump):
-                discard(dump)
-            else:
-                remove(dump)
+        if dump and os.path.isdir(dump):
+            discard(dump)
+        elif dump:
+            remove(dump)
     for name in ("veip", "vepid", "traffic", "vzreboot"):
         remove(f"{STATE}/{name}/{ctid}")
     sweep(ct)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from vz.container.record import External
-from vz.kernel import capabilities, handover, libc, mounts, namespaces, seccomp
+from vz.kernel import capabilities, handover, inherited, libc, mounts, namespaces, seccomp
 from vz.kernel.process import default_signals
 
 TYPE_CHECKING = False
@@ -50,6 +50,7 @@ class Plan:
         "network",
         "program",
         "pty_max",
+        "rlimits",
         "root",
         "shm_bytes",
         "user_limits",
@@ -63,6 +64,7 @@ class Plan:
         self.env: dict[str, str] = {}
         self.devices: list[External] = []
         self.pty_max = 1024
+        self.rlimits: dict[int, int] = {}  # RLIMIT_ number: hard limit
         self.shm_bytes = 0  # 0: the kernel's default
         self.program = b""
         self.dropped: frozenset[int] = frozenset()
@@ -110,6 +112,7 @@ def become_init(plan: Plan) -> None:
     default_signals()
     capabilities.drop_from_bounding_set(plan.dropped)
     seccomp.install(plan.program)
+    inherited.lower(plan.rlimits)
     handover.execute(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
 
 

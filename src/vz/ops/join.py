@@ -73,7 +73,9 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
         os.waitpid(helper, 0)
         return int(word)
     try:
-        enter(pidfd)
+        record = ct.record()
+        own = record.rlimits if record is not None else {}
+        enter(pidfd, own)
         pid = process.clone(process.CLONE_PARENT)
         if pid:
             os.write(teller, str(pid).encode())
@@ -81,6 +83,7 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
         os.setsid()
         capabilities.drop_from_bounding_set(dropped)
         seccomp.install(program)
+        inherited.lower(own)
         run()
     except BaseException as exc:
         what = getattr(exc, "strerror", None) or exc
@@ -93,11 +96,11 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
     os._exit(126)
 
 
-def enter(pidfd: int) -> None:
+def enter(pidfd: int, rlimits: dict[int, int]) -> None:
     """Take this process, forked into the CT's cgroups, into its namespaces and ids; its children are in the pid one."""
     libc.prctl(PR_SET_DUMPABLE, 0)
     os.setsid()  # away from the operator's terminal
-    inherited.reset()
+    inherited.reset(rlimits)
     inherited.seal_imports()
     _join_clocks(pidfd)
     namespaces.setns(pidfd, namespaces.ALL_NAMESPACES)

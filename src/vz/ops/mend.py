@@ -168,25 +168,25 @@ def _take_down(ct: Container, facts: Facts) -> str:
 
 
 def _set(ct: Container, facts: Facts) -> str:
-    _tell("set", "applying its configuration again")
-    if ct.is_running():
-        from vz.resources import limits
+    from vz.ops.agree import agree
 
-        limits.apply(ct, set())
+    _tell("set", "bringing the container to its configuration")
+    for text in agree(ct, facts):
+        warn(text)
     return ""
 
 
 def _chkpnt(ct: Container, facts: Facts) -> str:
     from vz.ops import chkpnt
 
-    chkpnt.mend(ct, facts, say)
+    chkpnt.mend(ct, facts)
     return ""
 
 
 def _restore(ct: Container, facts: Facts) -> str:
     from vz.ops import restore
 
-    restore.mend(ct, facts, say)
+    restore.mend(ct, facts)
     return ""
 
 

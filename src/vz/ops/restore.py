@@ -26,6 +26,10 @@ from vz.resources import cgroups, devices, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    pass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable
 
 
@@ -159,12 +163,12 @@ def change_addresses(ct: Container, record: Record, had: list[str], wanted: list
         return
     gone = [address for address in had if address not in wanted]
 
-    def inside() -> bytes:
+    def change() -> bytes:
         venet.forget_inside(ct.ctid, gone, wanted)
         venet.configure_inside(ct.ctid, wanted)
         return b""
 
-    carried.in_netns(record.init_pid, inside)
+    carried.in_netns(record.init_pid, change)
 
 
 def undump(ct: Container, record: Record, path: str) -> None:
@@ -237,19 +241,19 @@ def instead_of_start(ct: Container, *, skip_remount: bool = False) -> bool:
     return False
 
 
-def mend(ct: Container, facts: dict[str, str], say: Callable[[str], None]) -> None:
+def mend(ct: Container, facts: dict[str, str], tell: Callable[[str], None] = say) -> None:
     """Finish or undo a restore that was killed: before its dump was retired nothing of the CT has run."""
     path = facts["path"]
     criu.kill_stragglers(f"{path}/images")
     record = ct.record()
     retired = os.path.lexists(path + store.GONE) and not os.path.lexists(path)
     if retired and record is not None and record.is_alive():
-        say("An earlier restore of this container was interrupted at its end: finishing it")
+        tell("An earlier restore of this container was interrupted at its end: finishing it")
         release(ct, record)
     elif retired:
-        say("An earlier restore of this container was interrupted after it had gone on: its dump is used up")
+        tell("An earlier restore of this container was interrupted after it had gone on: its dump is used up")
     else:
-        say("An earlier restore of this container was interrupted: it is suspended as before")
+        tell("An earlier restore of this container was interrupted: it is suspended as before")
         forget(ct)
         if ct.is_mounted():
             mount.umount_with_scripts(ct)

@@ -102,6 +102,7 @@ def kill_undumped(ct: Container) -> None:
     forget_run(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
+    forget_run(ct)
 
 
 def _need_frozen(ct: Container, hint: str) -> None:

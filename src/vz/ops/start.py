@@ -6,6 +6,7 @@ import os
 import time
 
 from vz import guest
+from vz.config import ubc
 from vz.config.paths import STATE
 from vz.container import record as records
 from vz.container.ct import Container, need_paths
@@ -18,7 +19,7 @@ from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, say_started, warn
 from vz.ops.undo import Undo, interrupted
-from vz.resources import cgroups, devices, limits
+from vz.resources import cgroups, devices, limits, ubc_limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
 TYPE_CHECKING = False
@@ -65,6 +66,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
 def check(ct: Container, *, force: bool) -> None:
     """Refuse what can be refused before anything changes."""
     check_enabled(ct, force=force)
+    ubc.check_complete(ct.conf)
     need_paths(ct)
     if ct.is_running():
         raise AlreadyRunning
@@ -84,6 +86,7 @@ def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_
     The answers to *probe*, which asks the neighbours for the CT's addresses, come in while the CT is made.
     """
     with Undo(warn) as undo:
+        limits.before_user_namespace(ct)
         mount.ensure_ids(ct)
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
@@ -109,6 +112,7 @@ def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
+        ubc_limits.begin(ct, born.init_pid)
         try:
             connect(ct, born.init_pid, record, undo, probe)
         except (VzError, OSError):
@@ -161,7 +165,7 @@ def release(ct: Container, born: Launch, record: Record) -> None:
 
 
 def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
-    """Do what a start does once init runs: tell the neighbours where its addresses are and old clients its pid, run
+    """Do what a start does once init runs: tell the neighbours where its addresses are, and old clients its pid, run
     the scripts that want a living CT."""
     announce(ct, probe)
     published(ct, record)
@@ -173,7 +177,7 @@ def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
 
 
 def published(ct: Container, record: Record) -> None:
-    """Tell old clients the pid of the CT's init and its network namespace."""
+    """Tell old clients the pid and the network namespace of a CT that runs."""
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
@@ -212,12 +216,13 @@ def store_layout(ct: Container) -> None:
         raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
 
 
-def new_record(ct: Container, stage: str) -> Record:
+def new_record(ct: Container, stage: str = "") -> Record:
     """Return the record of a CT that is about to start."""
     record = Record(ct.ctid)
     record.stage = stage
     record.idmap_base, record.idmap_count = ct.idmap
     record.root = ct.root
+    record.rlimits = ubc_limits.process_limits(ct)
     return record
 
 
@@ -230,6 +235,8 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
     plan.devices = record.externals = inside.device_externals(devices.make_nodes(ct))
     plan.pty_max = limits.pty_limit(ct)
+    plan.rlimits = record.rlimits
+    plan.shm_bytes = limits.shm_bytes(ct)
     plan.user_limits = limits.user_limits()
     plan.program = seccomp_program(ct.conf)
     plan.dropped = dropped_capabilities(ct.conf.capability)

@@ -21,6 +21,7 @@ from vz.kernel.process import CLONE_INTO_CGROUP, clone
 
 DELEGATED = ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control")
 V1_OWN = ("cpu", "cpuset", "memory", "devices", "pids")
+V1_ON_DEMAND = ("blkio",)  # a CT's own where it is there: made by the first limit
 WANTED = ("cpu", "cpuset", "memory", "io", "pids")
 EXEC_LEAF = "vz-exec"
 # what a CT may nest: systemd and a container engine inside need about ten levels; each group costs the node memory
@@ -192,6 +193,10 @@ def _v1_places(ct: Container) -> list[tuple[str, str]]:
     places = cgroup.hierarchies()
     own = {places.v1[name] for name in V1_OWN if name in places.v1}
     parent = ct.node.cgroup_parent
+    for name in V1_ON_DEMAND:
+        mount = places.v1.get(name)
+        if mount and os.path.isdir(f"{mount}/{parent}/{ct.ctid}"):
+            own.add(mount)
     return [
         (mount, f"{mount}/{parent}/{ct.ctid}" if mount in own else f"{mount}/{parent}") for mount in places.v1_mounts
     ]
