@@ -104,11 +104,11 @@ def live(session: Session) -> None:
         base = session.send_configuration()
         say(f"   Host ids over there from {base} on", DETAIL)
         say("Live migrating container...", PROGRESS)
-        session.stage("Suspend")
         record = chkpnt.need_running(ct)
         made = Held(session, top, there)
-        chkpnt.check(ct, record, made)
         try:
+            chkpnt.check(ct, record, made)
+            session.stage("Suspend")
             chkpnt.make(ct, record, made)
         except chkpnt.NotDumped as exc:
             raise MigrateFailed(str(exc), CHECKPOINT) from exc

@@ -12,7 +12,7 @@ from vz.ops.migrate.ssh import Helper, Refused, Route
 from vz.ops.migrate.wire import Broken
 from vz.ops.report import say, warn
 
-ASK_TIMEOUT_S = 60.0
+ASK_TIMEOUT_S = 90.0
 
 
 class Undecided(VzError):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # the longest that a source is silent: one that copies for hours says now and then that it is there
 SILENCE_S = 900.0
+TAKEN_PATIENCE_S = 60.0
 
 
 class Server:
@@ -256,17 +257,23 @@ def _evict(ctid: int, lock: CTLock) -> None:
     import _signal
     import time
 
-    for attempt in range(100):
+    # one that has taken the CT comes to its end by itself: going on is quicker than going back
+    taken = (journal.read(ctid) or {}).get("stage") == log.MINE
+    begun = time.monotonic()
+    signals = [(begun + (TAKEN_PATIENCE_S if taken else 2.0), _signal.SIGTERM)]
+    signals.append((signals[0][0] + 8.0, _signal.SIGKILL))  # killed, it is mended
+    while time.monotonic() < begun + TAKEN_PATIENCE_S + 15.0:
         try:
             lock.__enter__()
             return
         except Locked:
             pass
-        if attempt in (10, 50):  # it may be at the end of its work; killed, it is mended
+        if signals and time.monotonic() > signals[0][0]:
             holder = lock.holder()
             if holder and _is_helper(holder):
-                os.kill(holder, _signal.SIGTERM if attempt == 10 else _signal.SIGKILL)
-        time.sleep(0.2)
+                os.kill(holder, signals[0][1])
+            signals.pop(0)
+        time.sleep(0.1)
     raise MigrateFailed(f"CT {ctid} is locked on the destination node", LOCKED)
 
 

@@ -46,7 +46,8 @@ class Session:
         self.request = request
         self.was = was  # running, mounted, stopped or suspended: what it is to be over there
         self.newid = request.newid or ct.ctid
-        mux = f"{RUN}/ssh-{os.getpid()}" if request.mux else ""
+        # a live one has two copies to make while the CT is frozen: each would set up a connection first
+        mux = f"{RUN}/ssh-{os.getpid()}" if request.mux or request.online else ""
         if mux:
             make_dirs(RUN, 0o711)
         self.route = Route(request.host, request.ssh, request.rsync, mux, request.verbosity)
