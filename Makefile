@@ -7,7 +7,7 @@ TEMPLATES := $(shell $(PYTHON) -c 'import os; m = os.uname().machine; print(f"bu
 umask := umask 022;
 export DESTDIR PREFIX
 
-.PHONY: help setup templates demo check test soak bench install uninstall clean
+.PHONY: help setup templates demo check test test-vm soak bench install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,8 +25,12 @@ check: ## what needs no root: linters, types, unit tests
 	@$(umask) tools/setup --test-tools
 	@.venv/bin/python -B -m pytest -p no:cacheprovider -q tests/unit tests/compat
 
-test: templates ## every test, with small counts
+test: templates ## every test, with small counts; here, then on cgroup v2 in user-mode Linux
 	@tests/run
+
+test-vm: templates ## what depends on the kernel, on Debian 12's under QEMU without KVM (takes long)
+	@$(umask) tools/vm-system
+	@tests/vm/run --debian
 
 soak: templates ## every test, with the counts that a release wants
 	@tests/run --soak

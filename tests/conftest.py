@@ -27,16 +27,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the VM, skip by name what cannot run there, saying why."""
-    if "VZ_TEST_VM" not in os.environ:
+    """In a VM, skip by name what cannot run there, saying why."""
+    kind = os.environ.get("VZ_TEST_VM")
+    if kind is None:
         return
-    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "e2e"))
-    from vm_limits import IN_VM
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "vm"))
+    from vm_limits import reasons
 
+    why = reasons(kind, "VZ_TEST_VM_WHOLE" in os.environ)
     for item in items:
-        for name, reason in IN_VM.items():
+        for name, reason in why.items():
             if item.name == name or item.name.partition("[")[0] == name or item.path.name == name:
-                item.add_marker(pytest.mark.skip(reason=f"in the VM: {reason}"))
+                item.add_marker(pytest.mark.skip(reason=f"in the VM: {name}: {reason}"))
 
 
 def needs(feature: str, probe: Callable[[], object]) -> None:
@@ -205,7 +207,10 @@ def leftovers(node: Node, ctid: int) -> list[str]:
         found.append("an nft element")
     ids = node.path("/var/lib/vzctl/ids")
     if ids.is_dir():
-        found += [
-            f"id range {f.name}" for f in ids.iterdir() if f.name.isdigit() and f.read_text().strip() == str(ctid)
-        ]
+        for path in ids.iterdir():
+            try:
+                lines = path.read_text().splitlines() if path.name.isdigit() else []
+            except FileNotFoundError:  # given back meanwhile
+                continue
+            found += [f"id range {line}" for line in lines if line.split()[2] == str(ctid)]
     return found

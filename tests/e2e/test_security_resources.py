@@ -91,9 +91,11 @@ def test_rule12_limits_in_proc_sys_are_read_only(vz: Vz, ct: int, name: str) -> 
 def test_rule03_locks_and_ipc_of_two_cts_never_meet(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
     debian = template("debian-12")
     one, two = new_ct(template=debian), new_ct(template=debian)
-    hold = 'perl -e \'use Fcntl qw(:flock); open(F, ">>", "/etc/issue"); print flock(F, LOCK_EX|LOCK_NB) ? "got" : "busy"; close(STDOUT); sleep 5\''
-    assert vz("exec", one, f"{hold} & sleep 0.5").stdout.startswith("got")
-    assert vz("exec", two, hold.replace("sleep 5", "sleep 0")).stdout == "got"
+    hold = 'perl -e \'use Fcntl qw(:flock); open(F, ">>", "/etc/issue"); $| = 1; print flock(F, LOCK_EX|LOCK_NB) ? "got" : "busy"; close(STDOUT); sleep 60\''
+    wait = "i=0; until [ -s /root/held ] || [ $i = 200 ]; do sleep 0.05; i=$((i+1)); done; cat /root/held"
+    assert vz("exec", one, f"{hold} > /root/held 2>&1 & {wait}").stdout == "got"
+    assert vz("exec", one, hold.replace("sleep 60", "sleep 0")).stdout == "busy"
+    assert vz("exec", two, hold.replace("sleep 60", "sleep 0")).stdout == "got"
     make = 'perl -e \'print defined(shmget(4711, 4096, 0666|01000)) ? "made" : "no"\''
     find = 'perl -e \'print defined(shmget(4711, 4096, 0)) ? "found" : "none"\''
     assert vz("exec", one, make).stdout == "made"

@@ -26,7 +26,9 @@ def test_live_limits(vz: Vz, node: Node, ct: int) -> None:
     cgroup = f"/sys/fs/cgroup/pids/{node.cgroup_parent}/{ct}/pids.max"
     v2 = f"/sys/fs/cgroup/{node.cgroup_parent}/{ct}/ct/pids.max"
     assert vz.run("sh", "-c", f"cat {cgroup} {v2} 2>/dev/null").stdout == "64\n"
-    assert "can't fork" in vz.sh(ct, "i=0; while [ $i -lt 100 ]; do sleep 5 & i=$((i+1)); done")
+    assert "can't fork" in vz.sh(
+        ct, "i=0; while [ $i -lt 100 ]; do sleep 300 </dev/null >/dev/null 2>&1 & i=$((i+1)); done"
+    )
     assert "its limit of processes (numproc) is reached" in vz.sh(ct, "true")
 
 

@@ -12,4 +12,4 @@ def run(argv: list[str], options: Globals) -> int:
     flags(argv[1:], {})
     from vz.ops.destroy import destroy
 
-    return locked(options, node, ctid, destroy)
+    return locked(options, node, ctid, destroy, wanted="destroyed")

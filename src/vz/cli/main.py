@@ -53,8 +53,11 @@ def main(program: str) -> None:
             status = code
         else:  # a bug: to be seen, not hidden behind a tidy line
             sys.excepthook(type(exc), exc, exc.__traceback__)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # it was closed when we started, or nobody reads it any more
+            pass
     os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
 
 
@@ -67,7 +70,10 @@ def open_streams() -> None:
 
 def complain(what: object, program: str) -> None:
     """Print the line of a failure."""
+    process = sys.modules.get("vz.kernel.process")
     text = str(what)
+    if process is not None and (process.stop_asked or process.stopping) and "Cancelled" not in text:
+        text = "Cancelled"  # what failed, failed by the signal
     if not text:
         return
     report = sys.modules.get("vz.ops.report")

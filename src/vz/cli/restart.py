@@ -15,14 +15,15 @@ def run(argv: list[str], options: Globals) -> int:
     given = flags(argv[1:], {**start_cli.FLAGS, **stop_cli.FLAGS})
 
     def action(ct: Container) -> None:
-        from vz.ops.report import say
-        from vz.ops.start import check_enabled, start
-        from vz.ops.stop import stop
+        from vz.ops.restart import restart
 
-        say("Restarting container")
-        if ct.is_running():
-            check_enabled(ct, force="force" in given)  # rather than stop what may not be started again
-            stop(ct, fast="fast" in given, skip_umount="skip_umount" in given)
-        start(ct, wait="wait" in given, force="force" in given, skip_remount="skip_remount" in given)
+        restart(
+            ct,
+            fast="fast" in given,
+            skip_umount="skip_umount" in given,
+            wait="wait" in given,
+            force="force" in given,
+            skip_remount="skip_remount" in given,
+        )
 
     return locked(options, node, ctid, action)

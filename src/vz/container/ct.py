@@ -12,13 +12,14 @@ from vz.errors import BadValue, ExitCode, NoContainerConfig, VzError
 
 DEFAULT_ID_COUNT = 65536
 MAX_CTID = 2147483644
+KEPT = "left-running"  # in a dump: the CT ran on after it, so it is no place to go on from by itself
 NO_ADDRESS = ("0.0.0.0", "::")  # words of old configurations
 
 
 class Container:
     """One CT as its files describe it; run state is asked anew at each call."""
 
-    __slots__ = ("_record", "_record_read", "conf", "ctid", "node", "private", "root")
+    __slots__ = ("_record", "_record_read", "conf", "ctid", "mended", "node", "private", "root")
 
     def __init__(self, ctid: int, node: NodeConfig, conf: CTConfig) -> None:
         self.ctid = ctid
@@ -28,6 +29,7 @@ class Container:
         self.private = conf.expand(conf.ve_private or node.ve_private or "", ctid)
         self._record: Record | None = None
         self._record_read = False
+        self.mended = ""  # what settling it has done, where that is what the command was to do
 
     @property
     def conf_path(self) -> str:
@@ -70,7 +72,8 @@ class Container:
         return is_mounted(self.root, self.private)
 
     def is_suspended(self) -> bool:
-        return os.path.exists(self.dump_path)
+        """Tell whether a dump waits for the CT to go on from it."""
+        return os.path.exists(self.dump_path) and not os.path.exists(f"{self.dump_path}/{KEPT}")
 
     def addresses(self) -> list[str]:
         """Return the CT's addresses without masks; IPv6 ones only where the node has it on."""

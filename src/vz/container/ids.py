@@ -1,7 +1,12 @@
-"""Ranges of host ids for CTs, taken from the node's pool; one file per range in ``/var/lib/vzctl/ids``.
+"""Ranges of host ids for CTs, taken from the node's pool, and who has which: ``/var/lib/vzctl/ids``.
 
-A range is never given twice while its file is there; the file goes when the CT's last file has gone.  A file stands
-for the 65,536 ids from its name on.
+One small file per 65,536 host ids has a line ``FIRST COUNT CTID`` for each range that reaches into them, so that
+whether a range is free is seen from as many files as it is long, however many CTs there are and wherever vz.conf's
+pool begins by now.  A range goes when the CT's last file has gone: until then its line ends in ``destroyed``.
+A counter makes taking one cheap.
+
+Before, there was one file per 65,536 ids of a CT, named by the first of them and with the CTID in it: the first
+command that takes the table's lock turns those into lines.
 """
 
 from __future__ import annotations
@@ -12,16 +17,40 @@ import os
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import STATE
 from vz.errors import ExitCode, VzError
-from vz.kernel.files import make_dirs, read_text, write_atomically
+from vz.kernel.files import make_dirs, read_text, remove, write_atomically
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IDS_DIR = f"{STATE}/ids"
 RANGE = 65536
 FIRST_ID = 65536  # below are the node's own users
 LAST_ID = 4294967294
+DESTROYED = "destroyed"
+COUNTER_SIZE = 32  # bytes at the start of the lock file: the next slot
+MARK = b"2"  # follows it where the table has lines
 
 
-def allocate(node: NodeConfig, ctid: int, count: int = RANGE) -> int:
+class Kept:
+    """A range that is kept for CT *ctid*, alive or *destroyed* with files that are still being deleted."""
+
+    __slots__ = ("count", "ctid", "destroyed", "first")
+
+    def __init__(self, first: int, count: int, ctid: int, destroyed: bool) -> None:
+        self.first = first
+        self.count = count
+        self.ctid = ctid
+        self.destroyed = destroyed
+
+    def line(self) -> str:
+        return f"{self.first} {self.count} {self.ctid}{' ' + DESTROYED if self.destroyed else ''}\n"
+
+
+def allocate(node: NodeConfig, ctid: int, count: int = RANGE, note: Callable[[int], None] | None = None) -> int:
     """Return the first id of a free range of *count* ids (whole multiples of 65,536) and keep it for *ctid*.
+
+    *note* is told the first id before anything is kept.
 
     Raises:
         VzError: the pool is used up (status 6).
@@ -29,20 +58,22 @@ def allocate(node: NodeConfig, ctid: int, count: int = RANGE) -> int:
     slots = -(-count // RANGE)
     base = node.local_uid
     total = min(node.local_uid_pool, LAST_ID - base) // RANGE
-    with _Lock() as lock:
-        taken: set[int] = set()
-        for first in kept():  # another LOCAL_UID in vz.conf, once, or a conf's own: not every range is one of our slots
-            taken.update(((first - base) // RANGE, (first + RANGE - 1 - base) // RANGE))
-        word = os.pread(lock, 32, 0).strip()
+    lock = _lock()
+    try:
+        word = os.pread(lock, COUNTER_SIZE, 0).strip()
         start = int(word) if word.isdigit() else 0
         for step in range(total):
             slot = (start + step) % total
-            if slot + slots > total or any(slot + i in taken for i in range(slots)):
+            first = base + slot * RANGE
+            if slot + slots > total or _overlapping(first, slots * RANGE):
                 continue
-            for i in range(slots):
-                _keep(base + (slot + i) * RANGE, ctid)
             os.pwrite(lock, f"{(slot + slots) % total:<31}\n".encode(), 0)
-            return base + slot * RANGE
+            if note is not None:
+                note(first)
+            _keep(Kept(first, slots * RANGE, ctid, False))
+            return first
+    finally:
+        os.close(lock)
     raise VzError("no free range of host ids; raise LOCAL_UID_POOL in /etc/vz/vz.conf", ExitCode.RESOURCE_ERROR)
 
 
@@ -59,61 +90,133 @@ def register(ctid: int, first: int, count: int) -> None:
             "and LOCAL_GID from the conf to get a free range",
             ExitCode.RESOURCE_ERROR,
         )
-    starts = range(first, first + count, RANGE)
-    if all(owner_of(start) == ctid for start in starts):
-        return
-    with _Lock():
-        for other in kept():
-            owner = owner_of(other)
-            if owner != ctid and other <= last and first < other + RANGE:
+    lock = _lock()
+    try:
+        others = _overlapping(first, count)
+        for other in others:
+            if other.ctid != ctid:
                 raise VzError(
-                    f"host ids {first}-{last} belong to container {owner}: remove LOCAL_UID and LOCAL_UID_COUNT from "
-                    "the conf to get a free range",
+                    f"host ids {first}-{last} belong to container {other.ctid}: remove LOCAL_UID and LOCAL_UID_COUNT "
+                    "from the conf to get a free range",
                     ExitCode.RESOURCE_ERROR,
                 )
-        for start in starts:
-            if owner_of(start) != ctid:
-                _keep(start, ctid)
-
-
-def kept() -> list[int]:
-    """Return the first id of each stretch of 65,536 that is kept for some CT."""
-    return [int(name) for name in os.listdir(IDS_DIR) if name.isascii() and name.isdigit()]
+        whole = [(other.first, other.count, other.destroyed) for other in others] == [(first, count, False)]
+        if not whole or len(_slots(first, count)) > 1:  # of several files, a killed command may have written some
+            for other in others:
+                _drop(other)
+            _keep(Kept(first, count, ctid, False))
+    finally:
+        os.close(lock)
 
 
 def owner_of(first: int) -> int | None:
-    """Return the CT that the range beginning at *first* is kept for, or None."""
+    """Return the living CT that the range beginning at *first* is kept for, or None."""
+    return next((kept.ctid for kept in _read(first // RANGE) if kept.first == first and not kept.destroyed), None)
+
+
+def is_taken(ctid: int, first: int, count: int) -> bool:
+    """Tell whether another CT than *ctid* has a part of the range, with files that are still being deleted too."""
+    return any(kept.ctid != ctid for kept in _overlapping(first, count))
+
+
+def retire(first: int, ctid: int) -> None:
+    """Note that the CT of the range at *first* is being destroyed: once its files are gone, release() follows."""
+    if not os.path.isdir(IDS_DIR):
+        return
+    lock = _lock()
     try:
-        text = read_text(f"{IDS_DIR}/{first}").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+        for kept in _read(first // RANGE):
+            if kept.first == first and kept.ctid == ctid and not kept.destroyed:
+                kept.destroyed = True
+                _keep(kept)
+    finally:
+        os.close(lock)
 
 
-def release(first: int, count: int, ctid: int) -> None:
-    """Give the range of *count* ids from *first* on back to the pool, as far as it is kept for *ctid*."""
-    for start in range(first, first + count, RANGE):
-        if owner_of(start) == ctid:
-            try:
-                os.unlink(f"{IDS_DIR}/{start}")
-            except FileNotFoundError:
-                pass
+def release(first: int, ctid: int, *, destroyed: bool = False) -> None:
+    """Give the range at *first* that is kept for *ctid* back to the pool; nothing when there is none.
+
+    With *destroyed*, only one that was retired: the id may have a new CT by now, on the same range.
+    """
+    if not os.path.isdir(IDS_DIR):
+        return
+    lock = _lock()
+    try:
+        for kept in _read(first // RANGE):
+            if kept.first == first and kept.ctid == ctid and (kept.destroyed or not destroyed):
+                _drop(kept)
+    finally:
+        os.close(lock)
 
 
-class _Lock:
-    """Hold the pool for the length of a ``with`` block; gives the lock file, which has the next slot in it."""
-
-    __slots__ = ("_fd",)
-
-    def __enter__(self) -> int:
+def _lock() -> int:
+    if not os.path.isdir(IDS_DIR):
         make_dirs(IDS_DIR, 0o700)
-        self._fd = os.open(f"{IDS_DIR}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        return self._fd
+    lock = os.open(f"{IDS_DIR}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.pread(lock, 1, COUNTER_SIZE) != MARK:
+        _convert()
+        os.pwrite(lock, MARK, COUNTER_SIZE)
+    return lock
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+
+def _convert() -> None:
+    """Turn the files of the table as it was before into lines; stretches of a CT that touch were one range."""
+    old = sorted(int(name) for name in os.listdir(IDS_DIR) if name.isascii() and name.isdigit() and int(name) >= RANGE)
+    ranges: list[Kept] = []
+    for first in old:
+        word = read_text(f"{IDS_DIR}/{first}").strip()
+        if not (word.isascii() and word.isdigit()):
+            continue
+        if ranges and ranges[-1].ctid == int(word) and ranges[-1].first + ranges[-1].count == first:
+            ranges[-1].count += RANGE
+        else:
+            ranges.append(Kept(first, RANGE, int(word), False))
+    for kept in ranges:
+        _keep(kept)
+    for first in old:
+        remove(f"{IDS_DIR}/{first}")
 
 
-def _keep(first: int, ctid: int) -> None:
-    write_atomically(f"{IDS_DIR}/{first}", f"{ctid}\n".encode(), 0o600, durable=False)
+def _slots(first: int, count: int) -> range:
+    return range(first // RANGE, (first + max(count, 1) - 1) // RANGE + 1)
+
+
+def _overlapping(first: int, count: int) -> list[Kept]:
+    found = {}
+    for slot in _slots(first, count):
+        for kept in _read(slot):
+            if kept.first < first + count and first < kept.first + kept.count:
+                found[kept.first, kept.ctid] = kept
+    return list(found.values())
+
+
+def _read(slot: int) -> list[Kept]:
+    try:
+        text = read_text(f"{IDS_DIR}/{slot}")
+    except OSError:
+        return []
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 3 and all(word.isascii() and word.isdigit() for word in words[:3]):
+            found.append(Kept(int(words[0]), int(words[1]), int(words[2]), words[3:] == [DESTROYED]))
+    return found
+
+
+def _keep(new: Kept) -> None:
+    for slot in _slots(new.first, new.count):
+        _write(slot, [*(kept for kept in _read(slot) if (kept.first, kept.ctid) != (new.first, new.ctid)), new])
+
+
+def _drop(old: Kept) -> None:
+    for slot in reversed(_slots(old.first, old.count)):  # the slot that owner_of() reads goes last
+        _write(slot, [kept for kept in _read(slot) if (kept.first, kept.ctid) != (old.first, old.ctid)])
+
+
+def _write(slot: int, lines: list[Kept]) -> None:
+    path = f"{IDS_DIR}/{slot}"
+    if lines:
+        write_atomically(path, "".join(kept.line() for kept in lines).encode(), 0o600, durable=False)
+    else:
+        remove(path)

@@ -1,8 +1,9 @@
 """The record of a running CT: what the kernel cannot tell, in ``/run/vz/CTID/record``.
 
 Text, one ``key=value`` a line; ``external``, ``netif``, ``mac``, ``rlimit`` and ``netdev`` lines repeat.  Dump,
-restore, exec and stop derive everything from the configuration and this file.  It is written before the first
-thing is made (``init_pid=0``), so a killed start leaves a trace that the next command can follow.
+restore, exec and stop derive everything from the configuration and this file.  It is written before the first thing
+is made (``init_pid=0``), so a killed start leaves a trace that the next command can follow; ``stage`` says how far it
+came.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import os
 from vz.config.paths import RUN
 from vz.kernel.files import make_dirs, read_text, write_atomically
 from vz.kernel.process import starttime
+
+# stages: nothing of the CT's has run; its init may run and the start's last steps are missing; no init but a script's
+STARTING, RELEASED, SCRIPT = "starting", "released", "script"
 
 
 class External:
@@ -40,6 +44,7 @@ class Record:
         "netifs",
         "rlimits",
         "root",
+        "stage",
         "started_at",
     )
 
@@ -50,6 +55,7 @@ class Record:
         self.started_at = 0  # seconds since the epoch
         self.idmap_base = 0
         self.idmap_count = 0
+        self.stage = ""  # "": the start was finished
         self.root = ""
         self.init_path = ""
         self.externals: list[External] = []
@@ -61,11 +67,12 @@ class Record:
 
     def is_alive(self) -> bool:
         """Tell whether init runs; a zombie does not."""
-        return self.init_pid > 0 and starttime(self.init_pid) == self.init_start
+        return self.init_pid > 0 and self.init_start > 0 and starttime(self.init_pid) == self.init_start
 
-    def save(self) -> None:
-        """Write the record; its directory is made.  Nothing is synced: a reboot ends what it describes."""
+    def text(self) -> str:
+        """Return the record as it is written."""
         lines = [
+            f"stage={self.stage}",
             f"init_pid={self.init_pid}",
             f"init_start={self.init_start}",
             f"started_at={self.started_at}",
@@ -79,12 +86,15 @@ class Record:
         lines += [f"mac={outside} {mac}" for outside, mac in self.macs.items()]
         lines += [f"rlimit={number} {hard}" for number, hard in self.rlimits.items()]
         lines += [f"netdev={name} {self.netdev_indexes.get(name, 0)}" for name in self.netdevs]
+        return "\n".join(lines) + "\n"
+
+    def save(self) -> None:
+        """Write the record; its directory is made.  Nothing is synced: a reboot ends what it describes."""
         folder = f"{RUN}/{self.ctid}"
-        text = "\n".join(lines) + "\n"
         if not os.path.isdir(folder):
             make_dirs(RUN, 0o711)
             make_dirs(folder, 0o700)
-        write_atomically(f"{folder}/record", text.encode("utf-8", "surrogateescape"), 0o600, durable=False)
+        write_atomically(f"{folder}/record", self.text().encode("utf-8", "surrogateescape"), 0o600, durable=False)
 
 
 def load_record(ctid: int) -> Record | None:
@@ -93,33 +103,45 @@ def load_record(ctid: int) -> Record | None:
         text = read_text(f"{RUN}/{ctid}/record")
     except OSError:
         return None
+    return parse_record(ctid, text)
+
+
+def parse_record(ctid: int, text: str) -> Record | None:
+    """Return the record that *text* is; None for an unreadable one."""
     record = Record(ctid)
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        if key in ("init_pid", "init_start", "started_at", "idmap_base", "idmap_count"):
-            if not value.isdecimal():
-                return None
-            setattr(record, key, int(value))
-        elif key in ("root", "init_path"):
-            setattr(record, key, value)
-        elif key == "external":
-            name, source, target = value.split(" ")
-            record.externals.append(External(name, _unquote(source), _unquote(target)))
-        elif key == "netif":
-            outside, _, inside = value.partition(" ")
-            record.netifs.append((outside, inside))
-        elif key == "mac":
-            outside, _, mac = value.partition(" ")
-            record.macs[outside] = mac
-        elif key == "rlimit":
-            number, _, hard = value.partition(" ")
-            record.rlimits[int(number)] = int(hard)
-        elif key == "netdev":
-            name, _, index = value.partition(" ")
-            record.netdevs.append(name)
-            if index.isdecimal() and int(index):
-                record.netdev_indexes[name] = int(index)
+    try:
+        for line in text.splitlines():
+            _take(record, line)
+    except ValueError:
+        return None
     return record
+
+
+def _take(record: Record, line: str) -> None:
+    key, _, value = line.partition("=")
+    if key in ("init_pid", "init_start", "started_at", "idmap_base", "idmap_count"):
+        if not (value.isascii() and value.isdigit() and len(value) < 20):
+            raise ValueError(line)
+        setattr(record, key, int(value))
+    elif key in ("root", "init_path", "stage"):
+        setattr(record, key, value)
+    elif key == "external":
+        name, source, target = value.split(" ")
+        record.externals.append(External(name, _unquote(source), _unquote(target)))
+    elif key == "netif":
+        outside, _, inside = value.partition(" ")
+        record.netifs.append((outside, inside))
+    elif key == "mac":
+        outside, _, mac = value.partition(" ")
+        record.macs[outside] = mac
+    elif key == "rlimit":
+        number, _, hard = value.partition(" ")
+        record.rlimits[int(number)] = int(hard)
+    elif key == "netdev":
+        name, _, index = value.partition(" ")
+        record.netdevs.append(name)
+        if index.isascii() and index.isdigit() and int(index):
+            record.netdev_indexes[name] = int(index)
 
 
 def _quote(path: str) -> str:

@@ -11,6 +11,7 @@ import errno
 import os
 import time
 
+from vz.config.paths import RUN
 from vz.container.ct import Container
 from vz.disk import templates
 from vz.errors import ExitCode, VzError
@@ -63,7 +64,7 @@ def mount(ct: Container) -> None:
         OSError: as fsconfig(2), mount_setattr(2) and move_mount(2).
     """
     from vz.kernel import mounts
-    from vz.kernel.namespaces import FileSystemIds, userns
+    from vz.kernel.namespaces import userns
 
     base, count = ct.idmap
     layers = []
@@ -71,12 +72,10 @@ def mount(ct: Container) -> None:
         for source in (templates.tree_of_digest(ct.node, lower_digest(ct.private)), ct.private):
             layers.append(mounts.open_tree(source))
             mounts.idmap(layers[-1], userns(base, count))
-        # The layers are never attached, since taking them off again would wait for an RCU period; by path and not by
-        # FSCONFIG_SET_FD, which came with Linux 6.13
+        # By path and not by FSCONFIG_SET_FD, which came with Linux 6.13
         lower, area = (f"/proc/self/fd/{fd}" for fd in layers)
         options = [("source", "vz"), ("lowerdir", lower), ("upperdir", f"{area}/up"), ("workdir", f"{area}/wk")]
-        with FileSystemIds(base):
-            layers.append(_mount_when_free(options + OPTIONS))
+        layers.append(_make(ct, layers, options + OPTIONS))
         mounts.mount_setattr(layers[-1], propagation=mounts.MS_PRIVATE)
         _check(layers[-1])
         mounts.move_mount(layers[-1], ct.root)
@@ -85,14 +84,67 @@ def mount(ct: Container) -> None:
             os.close(fd)
 
 
-def _mount_when_free(options: list[tuple[str, str]]) -> int:
+def _make(ct: Container, layers: list[int], options: list[tuple[str, str]]) -> int:
+    """Make the overlay, of layers that are never attached where the kernel can: taking them off waits for RCU.
+
+    Linux 6.15 and newer can; before, each layer must be a mount of this mount namespace (EINVAL).
+    """
+    try:
+        return _mount_when_free(ct, options)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+    try:
+        _attach(ct, layers)
+        return _mount_when_free(ct, options)
+    finally:
+        detach_layers(ct)  # overlayfs keeps its own clones of them
+
+
+def _attach(ct: Container, layers: list[int]) -> None:
+    from vz.kernel import mounts
+    from vz.kernel.files import make_dirs
+
+    for tree_fd, path in zip(layers, _scratch(ct)):
+        make_dirs(os.path.dirname(path), 0o700)
+        make_dirs(path, 0o700)
+        mounts.move_mount(tree_fd, path)
+
+
+def detach_layers(ct: Container) -> None:
+    """Take off the two mounts by which an older kernel was given the layers, where a killed command left them too."""
+    from vz.kernel import mounts
+
+    for path in _scratch(ct):
+        while True:
+            try:
+                mounts.umount(path, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
+            except OSError:  # EINVAL: not mounted; ENOENT: never made
+                break
+        try:
+            os.rmdir(path)
+        except OSError:
+            pass
+    try:
+        os.rmdir(f"{RUN}/{ct.ctid}")  # unless a record is in it
+    except OSError:
+        pass
+
+
+def _scratch(ct: Container) -> tuple[str, str]:
+    return (f"{RUN}/{ct.ctid}/lower", f"{RUN}/{ct.ctid}/upper")
+
+
+def _mount_when_free(ct: Container, options: list[tuple[str, str]]) -> int:
     """Make the overlay; its last mount may still be syncing in the background, and until then the upper is taken."""
     from vz.kernel import mounts
+    from vz.kernel.namespaces import FileSystemIds
 
     deadline = time.monotonic() + SYNC_PATIENCE_S
     while True:
         try:
-            return mounts.fs_mount("overlay", options)
+            with FileSystemIds(ct.idmap[0]):
+                return mounts.fs_mount("overlay", options)
         except OSError as exc:
             if exc.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise

@@ -49,6 +49,7 @@ def write(path: str, text: str, mode: int = 0o644) -> bool:
         if status is not None and stat.S_ISREG(status.st_mode):
             mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
             if _says(name, directory, text):
+                _clear(name, directory)
                 return False
         _replace(name, directory, text, mode, owner)
     except OSError as exc:
@@ -132,13 +133,19 @@ def _says(name: str, directory: int, text: str) -> bool:
         os.close(fd)
 
 
-def _replace(name: str, directory: int, text: str, mode: int, owner: tuple[int, int] | None) -> None:
-    # One fixed name: the launcher is always pid 1, and what a killed one left behind goes here
+def _clear(name: str, directory: int) -> str:
+    """Remove what a killed writer of *name* has left beside it; return what that is called."""
     temporary = f".{name}.vz-new"
     try:
         os.unlink(temporary, dir_fd=directory)
     except FileNotFoundError:
         pass
+    return temporary
+
+
+def _replace(name: str, directory: int, text: str, mode: int, owner: tuple[int, int] | None) -> None:
+    # One fixed name: the launcher is always pid 1, and what a killed one left behind goes here
+    temporary = _clear(name, directory)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(temporary, flags, 0o600, dir_fd=directory)
     try:

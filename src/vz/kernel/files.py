@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+
+# a file system without nameless files (NFS, hostfs); EISDIR: a kernel without
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
 def read_bytes(path: str, limit: int = 1 << 20) -> bytes:
@@ -29,11 +33,23 @@ def read_text(path: str, limit: int = 1 << 20) -> str:
 def write_atomically(path: str, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
     """Replace *path* by *data*: readers and a crash see the old contents or the new, never a part.
 
-    The temporary file lies beside it.  With *durable* off nothing is synced: for state that a reboot ends.
+    The new file has no name until it is whole (open(2), O_TMPFILE); to replace another one it is called ``PATH.tmp``
+    for a moment, so that there is one place to look for what a killed writer left.  With *durable* off nothing is
+    synced: for state that a reboot ends.
+
+    Raises:
+        OSError: as open(2), write(2) and rename(2), about *path*; the old file is then untouched.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    temporary = f"{path}.tmp"
+    named = ""
     try:
+        try:
+            fd = os.open(os.path.dirname(path) or ".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
+        except OSError as exc:
+            if exc.errno not in _NO_NAMELESS:
+                raise
+            named = temporary
+            fd = _open_new(temporary, mode)
         try:
             os.fchmod(fd, mode)  # whatever the umask
             view = memoryview(data)
@@ -41,17 +57,63 @@ def write_atomically(path: str, data: bytes, mode: int = 0o644, *, durable: bool
                 view = view[os.write(fd, view) :]
             if durable:
                 os.fsync(fd)
+            if named:
+                os.rename(named, path)
+            else:
+                _give_name(fd, path, temporary)
         finally:
             os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        try:
-            os.unlink(temporary)
-        except FileNotFoundError:
-            pass
+    except BaseException as exc:
+        if named:
+            remove(named)
+        if isinstance(exc, OSError):
+            exc.filename, exc.filename2 = path, None
         raise
     if durable:
         sync_directory(os.path.dirname(path) or ".")
+
+
+def _give_name(fd: int, path: str, temporary: str) -> None:
+    """Call the nameless file *fd* *path*, in place of what has that name."""
+    source = f"/proc/self/fd/{fd}"
+    try:
+        os.link(source, path, src_dir_fd=fd)  # a directory descriptor, unused, makes this linkat(2) that follows
+        return
+    except FileExistsError:
+        pass
+    for _ in range(100):  # what lies at the temporary name is whole too, be it of a killed writer or of another one
+        try:
+            os.link(source, temporary, src_dir_fd=fd)
+        except FileExistsError:
+            remove(temporary)
+            continue
+        try:
+            os.rename(temporary, path)
+            return
+        except FileNotFoundError:
+            continue
+        except BaseException:
+            remove(temporary)
+            raise
+    raise FileExistsError(errno.EEXIST, "another program writes it all the time", path)
+
+
+def _open_new(path: str, mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileExistsError:  # a killed writer's
+        os.unlink(path)
+        return os.open(path, flags, mode)
+
+
+def remove(path: str) -> bool:
+    """Unlink *path*; False when it was not there."""
+    try:
+        os.unlink(path)
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def sync_directory(path: str) -> None:

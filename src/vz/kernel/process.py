@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 NR_clone3 = 435
 CLONE_PARENT = 0x8000
 CLONE_INTO_CGROUP = 1 << 33
+NR_pidfd_getfd = 438
+IOPRIO_WHO_PROCESS = 1
+_NR_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_NR_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -23,6 +27,13 @@ PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_CHILD_SUBREAPER = 36
 SECBIT_NO_SETUID_FIXUP = 1 << 2
+
+# While a command holds a CT's lock: the descriptor of the lock file.  Tools that it runs hold it too, so that whoever
+# comes after a killed command can wait until the last of them has ended.
+kept_fd = -1
+# SIGINT or SIGTERM came; somebody has taken it up: from then on the command unwinds and is not disturbed again.
+stop_asked = False
+stopping = False
 
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOL_ENV = {"PATH": TOOL_PATH, "LC_ALL": "C"}
@@ -58,14 +69,17 @@ def spawn(
     netns_fd: int | None = None,
     cwd: str | None = None,
     timeout_s: float | None = None,
+    long: bool = False,
 ) -> Result:
     """Run *argv* to its end and return what it left.
 
     Its three standard streams are memory files, so nothing can block on a pipe.  With *netns_fd* it runs in
-    that network namespace, with *cwd* in that directory.  After *timeout_s* it is killed (status -9).
+    that network namespace, with *cwd* in that directory.  After *timeout_s* it is killed (status -9).  A *long* one is
+    killed when we are, and when we are asked to stop.
 
     Raises:
         FileNotFoundError: there is no such program.
+        InterruptedError: we were asked to stop while a *long* one ran.
     """
     path = which(argv[0])
     files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
@@ -74,14 +88,18 @@ def spawn(
             os.write(files[0], stdin)
             os.lseek(files[0], 0, os.SEEK_SET)
         environment = TOOL_ENV if env is None else env
-        if netns_fd is None and cwd is None:
-            actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
+        held = [*files, kept_fd] if kept_fd >= 0 else files
+        if netns_fd is None and cwd is None and not long:
+            actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(held)]
             pid = os.posix_spawn(path, argv, environment, file_actions=actions, setsigdef=(_signal.SIGPIPE,))
         else:
+            ours = os.getpid()
             pid = os.fork()
             if pid == 0:
-                _exec_child(path, argv, environment, files, netns_fd, cwd)
-        status = _wait(pid, timeout_s)
+                if long:
+                    die_with(ours)
+                _exec_child(path, argv, environment, held, netns_fd, cwd)
+        status = wait_long(pid) if long else _wait(pid, timeout_s)
         return Result(status, _contents(files[1]), _contents(files[2]))
     finally:
         for fd in files:
@@ -113,6 +131,50 @@ def clone(flags: int = 0, cgroup_fd: int = 0) -> int:
     if pid < 0:
         raise OSError(err, f"clone3: {os.strerror(err)}")
     return pid
+
+
+def die_with(parent: int) -> None:
+    """In a child that is to be killed when its *parent* ends; see prctl(2), PR_SET_PDEATHSIG.
+
+    A change of ids takes it back: call this after it.
+    """
+    from .libc import prctl
+
+    prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
+    if os.getppid() not in (parent, 0):  # 0: the parent is in another pid namespace
+        os._exit(1)
+
+
+def note_stop() -> None:
+    """Note that we are asked to stop (for a signal handler)."""
+    global stop_asked
+    stop_asked = not stopping
+
+
+def must_stop() -> bool:
+    """Tell, once, that we are asked to stop; the caller then fails and so makes the command unwind."""
+    global stop_asked, stopping
+    if not stop_asked:
+        return False
+    stop_asked, stopping = False, True
+    return True
+
+
+def wait_long(pid: int) -> int:
+    """Wait for the child *pid* and return its exit status; InterruptedError, with it killed, when asked to stop."""
+    pidfd = os.pidfd_open(pid)
+    stopped = False
+    try:
+        while not wait_pidfd(pidfd, 0.2):
+            if must_stop():
+                stopped = True
+                os.kill(pid, _signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+    status = exit_status(os.waitpid(pid, 0)[1])
+    if stopped:
+        raise InterruptedError(errno.EINTR, "interrupted")
+    return status
 
 
 def in_background(action: Callable[[], None], keep: list[int]) -> None:
@@ -184,6 +246,27 @@ def wait_pidfd(pidfd: int, timeout_s: float | None) -> bool:
 def pidfd_send_signal(pidfd: int, signal: int) -> None:
     """Send *signal* to the process of *pidfd*; ESRCH when it is gone; see pidfd_send_signal(2)."""
     _signal.pidfd_send_signal(pidfd, signal)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """Return a copy of descriptor *fd* of the process of *pidfd*; see pidfd_getfd(2) (Linux 5.6)."""
+    from .libc import check, syscall
+
+    return check(syscall(NR_pidfd_getfd, pidfd, fd, 0), "pidfd_getfd")
+
+
+def ioprio_get(tid: int) -> int:
+    """Return the I/O priority (class and level) that thread *tid* was given, 0 for none; see ioprio_get(2)."""
+    from .libc import check, nr, syscall
+
+    return check(syscall(nr(_NR_IOPRIO_GET), IOPRIO_WHO_PROCESS, tid), "ioprio_get")
+
+
+def ioprio_set(tid: int, priority: int) -> None:
+    """Give thread *tid* an I/O priority as ioprio_get() tells it; see ioprio_set(2)."""
+    from .libc import check, nr, syscall
+
+    check(syscall(nr(_NR_IOPRIO_SET), IOPRIO_WHO_PROCESS, tid, priority), "ioprio_set")
 
 
 def _wait(pid: int, timeout_s: float | None) -> int:

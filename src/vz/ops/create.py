@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from vz.config import dists, samples
@@ -11,9 +12,9 @@ from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
 from vz.disk import layout, templates
 from vz.errors import ExitCode, VzError
-from vz.kernel.files import make_dirs, read_bytes, write_atomically
+from vz.kernel.files import make_dirs, read_bytes, remove, write_atomically
 from vz.kernel.mountinfo import is_mount_point
-from vz.ops import journal, names, scripts
+from vz.ops import journal, mend, names, scripts
 from vz.ops.report import say, warn
 from vz.ops.undo import check_interrupt
 from vz.requests import Change
@@ -42,7 +43,9 @@ def create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None:
         check_interrupt()  # a program that the same ^C killed is no failure of its own
         what, code = str(exc), getattr(exc, "code", None)
         if isinstance(exc, OSError):
-            what, code = f"{exc.filename or ct.private}: {exc.strerror}", ExitCode.FS_NEW_VE_PRVT
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = ExitCode.FS_NO_DISK_SPACE if full else ExitCode.FS_NEW_VE_PRVT
+            what = f"{exc.filename or ct.private}: {exc.strerror}"
         if not isinstance(code, int):
             raise
         raise VzError(f"Creation of container private area failed: {what}", code) from exc
@@ -52,7 +55,6 @@ def create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None:
 def _create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None:
     conf_path = ct.conf_path
     fresh = not os.path.exists(conf_path)
-    before = b"" if fresh else read_bytes(conf_path)
     values = dict(change.values)
     if change.ip_add:
         values["ip_addr"] = change.ip_add
@@ -63,44 +65,64 @@ def _create(ct: Container, change: Change, fetch: Callable[[str], None]) -> None
     check(ct, values)
     template = find_template(ct, fetch)
     say(f"Creating container private area ({template})")
-    area = f"{ct.private.rstrip('/')}.tmp"
     facts: dict[str, str | int] = {
-        "area": area,
+        "area": f"{ct.private.rstrip('/')}.tmp",
         "private": ct.private,
-        "conf": conf_path if fresh else "",
-        "link": "",
+        "root": ct.root,
+        "inode": 0,
+        "fresh": "yes" if fresh else "no",
+        "name": ct.conf.name or "",
         "id_base": 0,
-        "id_count": ct.idmap[1],
     }
-    journal.begin(ct.ctid, "create", **facts)
     try:
-        base = ct.idmap[0]
-        if base:
-            ids.register(ct.ctid, *ct.idmap)
-        else:
-            base = ids.allocate(ct.node, ct.ctid, ct.idmap[1])
-        facts["id_base"] = base
-        ct.conf.local_uid = ct.conf.local_gid = base
-        journal.begin(ct.ctid, "create", **facts)
-        make_area(ct, template, area)
-        check_interrupt()
-        say("Performing postcreate actions")
-        prepare(ct, template)
-        check_interrupt()
-        save(ct, sample, values, template, base)
-        if ct.conf.name:
-            facts["link"] = names.link_path(ct.conf.name)
-            journal.begin(ct.ctid, "create", **facts)
-            names.assign(ct.ctid, ct.conf.name)
-        scripts.run_create(ct)
-        check_interrupt()
+        build(ct, sample, values, template, facts)
     except BaseException:
-        journal.undo_create(ct.ctid, journal.read(ct.ctid))
-        if not fresh and read_bytes(conf_path) != before:
-            write_atomically(conf_path, before)
+        mend.undo_create(ct, {key: str(value) for key, value in facts.items()})
         journal.end(ct.ctid)
         raise
     journal.end(ct.ctid)
+    remove(journal.backup_path(ct.ctid))
+    remove_destroyed(ct.conf_path)
+
+
+def build(ct: Container, sample: Any, values: dict[str, Any], template: str, facts: dict[str, str | int]) -> None:
+    """Do the steps; *facts* is what the journal says, kept up to date, for whoever has to undo them."""
+    area = str(facts["area"])
+    remove(journal.backup_path(ct.ctid))
+    journal.begin(ct.ctid, "create", **facts)
+    if facts["fresh"] == "no":
+        write_atomically(journal.backup_path(ct.ctid), read_bytes(ct.conf_path), 0o600, durable=False)
+    facts["inode"] = new_area(area)
+
+    def note(base: int) -> None:
+        facts["id_base"] = base
+        journal.begin(ct.ctid, "create", **facts)
+
+    base = ct.idmap[0]
+    if base:
+        note(base)
+        ids.register(ct.ctid, *ct.idmap)
+    else:
+        base = ids.allocate(ct.node, ct.ctid, ct.idmap[1], note)
+    ct.conf.local_uid = ct.conf.local_gid = base
+    check_interrupt()
+    layout.by_name(ct.conf.ve_layout or layout.DEFAULT).create(ct, area, template)
+    check_interrupt()
+    if os.path.isdir(ct.private):
+        os.rmdir(ct.private)
+    os.rename(area, ct.private)
+    say("Performing postcreate actions")
+    prepare(ct, template)
+    check_interrupt()
+    save(ct, sample, values, template, base)
+    if ct.conf.name:
+        lock = names.lock()
+        try:
+            names.assign(ct.ctid, ct.conf.name)
+        finally:
+            os.close(lock)
+    scripts.run_create(ct)
+    check_interrupt()
 
 
 def with_values(ct: Container, sample: Any, values: dict[str, Any]) -> Container:
@@ -167,8 +189,8 @@ def full_name(name: str) -> str:
         return name
 
 
-def make_area(ct: Container, template: str, area: str) -> None:
-    """Lay out the private area beside its place and move it there."""
+def new_area(area: str) -> int:
+    """Make the directory *area*, beside the place of the private area that grows in it; return its inode number."""
     from vz.ops.trash import discard
 
     parent = os.path.dirname(area)
@@ -177,10 +199,7 @@ def make_area(ct: Container, template: str, area: str) -> None:
     if os.path.isdir(area):
         discard(area)
     os.mkdir(area, 0o700)
-    layout.by_name(ct.conf.ve_layout or layout.DEFAULT).create(ct, area, template)
-    if os.path.isdir(ct.private):
-        os.rmdir(ct.private)
-    os.rename(area, ct.private)
+    return os.stat(area).st_ino
 
 
 def prepare(ct: Container, template: str) -> None:
@@ -217,7 +236,6 @@ def save(ct: Container, sample: Any, values: dict[str, Any], template: str, base
         conf.save(ct.conf_path)
     except OSError as exc:
         raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
-    remove_destroyed(ct.conf_path)
     ct.conf.conf = conf
     say(f"CT configuration saved to {printable(ct.conf_path)}")
 
@@ -226,7 +244,4 @@ def remove_destroyed(conf_path: str) -> None:
     """Remove the ``*.destroyed`` files of an earlier CT of this id."""
     stem = conf_path.removesuffix("conf")
     for suffix in ("conf", "mount", "umount", "premount", "postumount", "start", "stop"):
-        try:
-            os.unlink(f"{stem}{suffix}.destroyed")
-        except FileNotFoundError:
-            pass
+        remove(f"{stem}{suffix}.destroyed")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from vz.config.paths import STATE
+from vz.config.paths import CONF_DIR, STATE
 from vz.container import ids
-from vz.container.ct import Container, printable
+from vz.container.ct import Container, need_paths, printable
 from vz.errors import ExitCode, VzError
+from vz.kernel.files import remove
 from vz.ops import journal, names
 from vz.ops.report import say
 
@@ -25,67 +26,69 @@ def destroy(ct: Container) -> None:
         raise VzError("", ExitCode.VE_RUNNING)
     if ct.is_mounted():
         raise VzError("Container is currently mounted (umount first)", ExitCode.FS_MOUNTED)
+    need_paths(ct)
     facts = {
         "private": ct.private,
         "root": ct.root,
         "dump": ct.dump_path,
-        "id_base": ct.idmap[0],
-        "id_count": ct.idmap[1],
+        "id_base": str(ct.idmap[0]),
         "name": ct.conf.name or "",
     }
-    journal.begin(ct.ctid, "destroy", **facts)
+    journal.note(ct.ctid, "destroy", **facts)
     say(f"Destroying container private area: {printable(ct.private)}")
     try:
-        finish(ct.ctid, {key: str(value) for key, value in facts.items()})
+        finish(ct, facts)
     except VzError:
-        if os.path.lexists(
-            ct.private
-        ):  # nothing has changed: it is no half-destroyed CT for the next command to finish
+        if os.path.lexists(ct.private):  # nothing has changed: it is no half-destroyed CT for the next one to finish
             journal.end(ct.ctid)
         raise
     journal.end(ct.ctid)
     say("Container private area was destroyed")
 
 
-def finish(ctid: int, facts: dict[str, str]) -> None:
+def retire(base: int, ctid: int) -> None:
+    """Mark the CT's ids as used by files that are being deleted; on a full disk, give them back at once."""
+    try:
+        ids.retire(base, ctid)
+    except OSError:
+        ids.release(base, ctid)
+
+
+def finish(ct: Container, facts: dict[str, str]) -> None:
     """Do the steps of destroy; each can be done again, so a killed one is finished by calling this."""
-    from vz.config.paths import CONF_DIR
+    from vz.ops.settle import sweep
     from vz.ops.trash import discard
 
-    base, count = int(facts.get("id_base", "0")), int(facts.get("id_count", ids.RANGE))
-    ticket = (base, count, ctid) if base and ids.owner_of(base) == ctid else None
-    private = facts["private"]
+    ctid, private = ct.ctid, facts["private"]
+    base = int(facts.get("id_base") or 0)
     try:
-        for path in (f"{private.rstrip('/')}.tmp", private):
-            if os.path.lexists(path):
-                discard(path, ticket if path == private else None)
-                ticket = None if path == private else ticket
+        if os.path.isdir(f"{private.rstrip('/')}.tmp"):
+            discard(f"{private.rstrip('/')}.tmp")
+        if os.path.isdir(private) and not os.path.islink(private):
+            if base:
+                retire(base, ctid)
+            discard(private, (base, ctid))
+        else:  # none, or a link: nothing of ours is left that has the ids
+            remove(private)
+            if base:
+                ids.release(base, ctid)
     except OSError as exc:
         raise VzError(f"Unable to remove {private}: {exc.strerror}", ExitCode.FS_DEL_PRVT) from exc
-    if ticket:
-        ids.release(*ticket)
     if facts.get("name"):
         names.remove_link(ctid, facts["name"])
     for suffix in ("conf", *ACTION_SUFFIXES):
         path = f"{CONF_DIR}/{ctid}.{suffix}"
         if os.path.lexists(path):
             os.replace(path, f"{path}.destroyed")
-    dump = facts.get("dump", "")
-    if dump and os.path.lexists(dump):
-        if os.path.isdir(dump):
+    for suffix in ("", ".new", ".old", ".gone", ".fail"):  # of vz.checkpoint.store
+        dump = facts.get("dump", "") and facts["dump"] + suffix
+        if dump and os.path.isdir(dump):
             discard(dump)
-        else:
-            os.unlink(dump)
-    for path in (
-        f"{STATE}/veip/{ctid}",
-        f"{STATE}/vepid/{ctid}",
-        f"{STATE}/traffic/{ctid}",
-        f"{STATE}/vzreboot/{ctid}",
-    ):
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+        elif dump:
+            remove(dump)
+    for name in ("veip", "vepid", "traffic", "vzreboot"):
+        remove(f"{STATE}/{name}/{ctid}")
+    sweep(ct)
     try:
         os.rmdir(facts["root"])
     except OSError:

@@ -34,6 +34,20 @@ def sync(ct: Container, record: Record, pidfd: int) -> None:
         raise VzError(f"Unable to set device nodes: {exc}", ExitCode.SET_DEVICES) from exc
 
 
+def renew(ct: Container, record: Record, pidfd: int, half: list[str]) -> None:
+    """Take the nodes *half*, which a set may have left half-way, and make those that are to be; VzError (86)."""
+    ours = [item for item in record.externals if item.source.startswith(devices.node_dir(ct) + "/")]
+    try:
+        for item in ours:
+            if item.target.removeprefix("/dev/") in half:
+                _remove(ct, record, pidfd, item)
+        for name in half:
+            devices.remove_node(devices.node_path(ct, name))
+    except (OSError, namespaces.ChildFailed) as exc:
+        raise VzError(f"Unable to set device nodes: {exc}", ExitCode.SET_DEVICES) from exc
+    sync(ct, record, pidfd)
+
+
 def _add(ct: Container, record: Record, pidfd: int, name: str) -> None:
     external = device_externals([(name, devices.make_node(ct, name))])[-1]
     record.externals.append(external)

@@ -96,6 +96,7 @@ def build(plan: Plan) -> None:
     libc.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
+    _mask_units()
     _limit_user_namespace(plan.user_limits)
     _limit_and_mask()
     if plan.hostname:
@@ -173,9 +174,18 @@ def _mount_rest(plan: Plan) -> None:
     # First inode of its tmpfs: CRIU compares watched inodes without their device, and systemd watches /run/systemd
     os.mkdir(f"{run}/lock", 0o755)
     os.chmod(f"{run}/lock", 0o1777)
-    os.makedirs(f"{run}/systemd/system", 0o755)
+
+
+def _mask_units() -> None:
+    """Mask systemd's units that cannot work here; in the CT's root, and only where init is systemd.
+
+    The directory itself tells programs that systemd runs (sd_booted(3)): with another init, service(8) would be lost.
+    """
+    if os.path.basename(os.path.realpath("/sbin/init")) != "systemd":
+        return
+    os.makedirs("/run/systemd/system", 0o755)
     for unit in MASKED_UNITS:
-        os.symlink("/dev/null", f"{run}/systemd/system/{unit}")
+        os.symlink("/dev/null", f"/run/systemd/system/{unit}")
 
 
 def _limit_user_namespace(values: dict[str, int]) -> None:

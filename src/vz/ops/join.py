@@ -102,12 +102,22 @@ def enter(pidfd: int, rlimits: dict[int, int]) -> None:
     os.setsid()  # away from the operator's terminal
     inherited.reset(rlimits)
     inherited.seal_imports()
+    _join_clocks(pidfd)
     namespaces.setns(pidfd, namespaces.ALL_NAMESPACES)
     _become_root()
     namespaces.leave_keyring()
     os.umask(0o022)
     process.default_signals()
     os.chdir("/")
+
+
+def _join_clocks(pidfd: int) -> None:
+    """Join the CT's time namespace; a restored CT has one of its own, so that its clocks go on where they were."""
+    try:
+        namespaces.setns(pidfd, namespaces.CLONE_NEWTIME)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # a kernel without
+            raise
 
 
 def _become_root() -> None:

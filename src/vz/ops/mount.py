@@ -5,9 +5,13 @@ from __future__ import annotations
 from vz.container.ct import Container, need_paths
 from vz.disk import layout
 from vz.errors import ExitCode, VzError
-from vz.ops import scripts
+from vz.ops import journal, scripts
 from vz.ops.report import say, warn
 from vz.ops.undo import Undo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def mount(ct: Container) -> None:
@@ -19,7 +23,13 @@ def mount(ct: Container) -> None:
     if ct.is_mounted():
         warn("Container is already mounted")
         return
-    mount_with_scripts(ct)
+    need_paths(ct)
+    ensure_ids(ct)
+    journal.begin(ct.ctid, "mount", root=ct.root)
+    try:
+        mount_with_scripts(ct)
+    finally:
+        journal.end(ct.ctid)
     say("Container is mounted")
 
 
@@ -31,9 +41,34 @@ def umount(ct: Container) -> None:
     """
     if ct.is_running():
         raise VzError("Container is running -- stop it first", ExitCode.VE_RUNNING)
-    if not ct.is_mounted():
+    if ct.is_mounted():
+        journal.note(ct.ctid, "umount", root=ct.root)
+        try:
+            umount_with_scripts(ct)
+        finally:
+            journal.end(ct.ctid)
+    elif ct.mended == "unmounted":  # by what a killed command had left to do
+        say("Container is unmounted")
+    else:
         raise VzError("CT is not mounted", ExitCode.FS_NOT_MOUNTED)
-    umount_with_scripts(ct)
+
+
+def borrow_root(ct: Container, action: Callable[[], None]) -> None:
+    """Do *action* on a stopped CT's root, which is mounted for it unless it is."""
+    if ct.is_mounted():
+        action()
+        return
+    need_paths(ct)
+    ensure_ids(ct)
+    journal.begin(ct.ctid, "mount", root=ct.root)
+    try:
+        mount_with_scripts(ct)
+        try:
+            action()
+        finally:
+            umount_with_scripts(ct, quiet=True)
+    finally:
+        journal.end(ct.ctid)
 
 
 def mount_with_scripts(ct: Container) -> None:
@@ -75,9 +110,16 @@ def ensure_ids(ct: Container) -> None:
     if base:
         ids.register(ct.ctid, base, count)  # looks at all of it: the conf may have been edited
         return
-    base = ids.allocate(ct.node, ct.ctid, count)
-    ct.conf.local_uid = ct.conf.local_gid = base
-    if ct.conf.conf is not None:
-        ct.conf.conf.set("LOCAL_UID", str(base))
-        ct.conf.conf.set("LOCAL_GID", str(base))
-        ct.conf.conf.save()
+    try:
+        base = ids.allocate(ct.node, ct.ctid, count, lambda first: journal.begin(ct.ctid, "ids", id_base=first))
+        ct.conf.local_uid = ct.conf.local_gid = base
+        if ct.conf.conf is not None:
+            ct.conf.conf.set("LOCAL_UID", str(base))
+            ct.conf.conf.set("LOCAL_GID", str(base))
+            try:
+                ct.conf.conf.save()
+            except OSError as exc:
+                ids.release(base, ct.ctid)
+                raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
+    finally:
+        journal.end(ct.ctid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from vz.container.ct import Container, need_paths
+from vz.container.record import SCRIPT
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_bytes
 from vz.kernel.process import starttime
@@ -12,6 +13,7 @@ from vz.ops import mount
 from vz.ops.exec import exec_command
 from vz.ops.launch import launch
 from vz.ops.report import warn
+from vz.ops.settle import clear, forget_run
 from vz.ops.start import forget, make_plan, new_record
 from vz.ops.undo import Undo
 from vz.resources import cgroups
@@ -32,30 +34,36 @@ def runscript(ct: Container, path: str) -> int:
     need_paths(ct)
     if not os.path.isdir(ct.private):
         raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
+    mount.ensure_ids(ct)
     was_mounted = ct.is_mounted()
-    if not was_mounted:
-        mount.mount_with_scripts(ct)
-    record = new_record(ct)
-    try:
-        with Undo(warn) as undo:
-            record.save()
-            undo.add(forget, ct)
-            cgroups.create(ct)
-            plan = make_plan(ct, record, False)
-            # a first process that does nothing: it keeps the namespaces for as long as the script runs
-            plan.argv = ["/bin/sh", "-c", "while :; do sleep 1000; done"]
-            born = launch(plan, (record.idmap_base, record.idmap_count), lambda: cgroups.fork_into(ct))
-            undo.add(born.abandon)
-            record.init_pid = born.init_pid
-            record.init_start = starttime(born.init_pid)
-            record.save()
-            born.release()
-            ct.forget_record()
-            return _run(ct, text)
-    finally:
-        forget(ct)
+    record = new_record(ct, SCRIPT)
+    if was_mounted:
+        record.root = ""
+    with Undo(warn) as undo:
+        undo.add(forget, ct)
+        record.save()
         if not was_mounted:
-            mount.umount_with_scripts(ct, quiet=True)
+            mount.mount_with_scripts(ct)
+            undo.add(mount.umount_with_scripts, ct)
+        undo.add(cgroups.remove, ct)
+        undo.add(cgroups.kill_all, ct)
+        cgroups.create(ct)
+        plan = make_plan(ct, record, False)
+        # a first process that does nothing: it keeps the namespaces for as long as the script runs
+        plan.argv = ["/bin/sh", "-c", "while :; do sleep 1000; done"]
+        born = launch(plan, (record.idmap_base, record.idmap_count), lambda: cgroups.fork_into(ct))
+        undo.add(born.abandon)
+        record.init_pid = born.init_pid
+        record.init_start = starttime(born.init_pid)
+        record.save()
+        born.release()
+        ct.forget_record()
+        status = _run(ct, text)
+    clear(ct)
+    if not was_mounted:
+        mount.umount_with_scripts(ct, quiet=True)
+    forget_run(ct)
+    return status
 
 
 def _run(ct: Container, text: bytes) -> int:

@@ -13,7 +13,7 @@ from vz.config.netif import FIELDS, Netif, parse_netif_add
 from vz.config.options import BY_ATTR, UBC_KINDS
 from vz.config.units import UNLIMITED
 from vz.config.values import PARTS_OF_NETFILTER, part_of_netfilter
-from vz.container.ct import Container, printable
+from vz.container.ct import Container, load, printable
 from vz.disk import layout
 from vz.errors import BadSyntax, ExitCode, VzError
 from vz.net import live
@@ -25,6 +25,7 @@ from vz.resources import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 UBC_ATTRS = frozenset(UBC_KINDS) | {"vm_overcommit"}
@@ -59,8 +60,11 @@ def set_values(ct: Container, change: Change) -> int:
     if change.applyconfig:
         values = {**from_sample(ct, change.applyconfig), **values}
     if change.applyconfig_map and ct.conf.name:
-        names.check_free(ct.ctid, ct.conf.name)
-        names.assign(ct.ctid, ct.conf.name)
+        lock = names.lock()
+        try:
+            names.assign(ct.ctid, ct.conf.name)
+        finally:
+            os.close(lock)
     if not values:
         if change.save and not change.userpasswd:
             say(NO_CHANGES)
@@ -70,13 +74,56 @@ def set_values(ct: Container, change: Change) -> int:
     check_vswap(ct, values)
     for text in without_effect(ct, values):
         warn(f"WARNING: {text}")
-    if running:
-        set_running(ct, change, values)
+    if running or (change.save and "name" in values):
+        with Half(ct, change, values) as half:
+            if running:
+                set_running(ct, change, values)
+                if change.setmode == "restart":
+                    half.note()
+            finish(ct, change, values, running)
+    else:
+        finish(ct, change, values, running)
+    return ExitCode.OK
+
+
+def finish(ct: Container, change: Change, values: dict[str, Any], running: bool) -> None:
+    """Save *values*, or say that they are not saved."""
     if change.save:
         save(ct, values)
     else:
         say(UNSAVED_RUNNING if running else UNSAVED_STOPPED)
-    return ExitCode.OK
+
+
+class Half:
+    """``with Half(…)``: the journal says what is touched; a failure inside brings that back to what the conf says."""
+
+    __slots__ = ("_ct", "_facts")
+
+    def __init__(self, ct: Container, change: Change, values: dict[str, Any]) -> None:
+        from vz.ops import agree
+
+        self._ct = ct
+        self._facts = agree.touched(ct, change, values)
+
+    def __enter__(self) -> Half:
+        self.note()
+        return self
+
+    def note(self) -> None:
+        """Begin the journal, or begin it again: the stop and the start of a restart have their own."""
+        journal.begin(self._ct.ctid, "set", **self._facts)
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        ct = self._ct
+        if exc is not None:
+            from vz.ops import agree
+
+            try:
+                for text in agree.agree(load(ct.ctid, ct.node), self._facts):
+                    warn(text)
+            except (VzError, OSError) as failed:
+                warn(f"WARNING: the container is not wholly as it was: {failed}")
+        journal.end(ct.ctid)
 
 
 def check_vswap(ct: Container, values: dict[str, Any]) -> None:
@@ -252,43 +299,39 @@ def from_sample(ct: Container, name: str) -> dict[str, Any]:
 
 def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     """Bring a running CT to *values*, those that have a live part."""
-    journal.begin(ct.ctid, "set")
     old = {attr: getattr(ct.conf, attr) for attr in values}
-    try:
-        for attr, value in values.items():
-            setattr(ct.conf, attr, value)
-        record, pidfd = open_init(ct)
-        resource_attrs = RESOURCE_ATTRS & set(values)
-        if resource_attrs:
-            if resource_attrs - UBC_ATTRS:
-                limits.apply(ct, set(resource_attrs - UBC_ATTRS))
-            if resource_attrs & UBC_ATTRS:
-                from vz.resources import ubc_limits
+    for attr, value in values.items():
+        setattr(ct.conf, attr, value)
+    record, pidfd = open_init(ct)
+    resource_attrs = RESOURCE_ATTRS & set(values)
+    if resource_attrs:
+        if resource_attrs - UBC_ATTRS:
+            limits.apply(ct, set(resource_attrs - UBC_ATTRS))
+        if resource_attrs & UBC_ATTRS:
+            from vz.resources import ubc_limits
 
-                ubc_limits.change(ct, record, set(resource_attrs & UBC_ATTRS))
-            say_limits(values)
-        if {"devices", "devnodes"} & set(values):
-            from vz.resources import devices
+            ubc_limits.change(ct, record, set(resource_attrs & UBC_ATTRS))
+        say_limits(values)
+    if {"devices", "devnodes"} & set(values):
+        from vz.resources import devices
 
-            say_devices()
-            devices.apply(ct)
-        if "devnodes" in values:
-            from vz.ops import devnodes
+        say_devices()
+        devices.apply(ct)
+    if "devnodes" in values:
+        from vz.ops import devnodes
 
-            devnodes.sync(ct, record, pidfd)
-        if "ip_addr" in values:
-            _apply_addresses(ct, record, change)
-        if "netif" in values:
-            _apply_netifs(ct, record, old["netif"] or [], values["netif"])
-        for name in change.netdev_del:
-            _warn_all(live.delete_netdev(ct, record, name))
-        for name in change.netdev_add:
-            live.add_netdev(ct, record, name)
-        if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
-            _apply_guest(ct, pidfd, values)
-            distscripts.at_set(ct, values, old.get("ip_addr") or [])
-    finally:
-        journal.end(ct.ctid)
+        devnodes.sync(ct, record, pidfd)
+    if "ip_addr" in values:
+        _apply_addresses(ct, record, change)
+    if "netif" in values:
+        _apply_netifs(ct, record, old["netif"] or [], values["netif"])
+    for name in change.netdev_del:
+        _warn_all(live.delete_netdev(ct, record, name))
+    for name in change.netdev_add:
+        live.add_netdev(ct, record, name)
+    if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
+        apply_guest(ct, pidfd, values)
+        distscripts.at_set(ct, values, old.get("ip_addr") or [])
 
 
 def _warn_all(texts: list[str]) -> None:
@@ -323,7 +366,7 @@ def _apply_netifs(ct: Container, record: Any, before: list[Netif], after: list[N
             _warn_all(live.change_netif(ct, record, old, netif))
 
 
-def _apply_guest(ct: Container, pidfd: int, values: dict[str, Any]) -> None:
+def apply_guest(ct: Container, pidfd: int, values: dict[str, Any]) -> None:
     """Bring the CT's own files, and its host name, to its configuration.
 
     Raises:
@@ -355,16 +398,23 @@ def save(ct: Container, values: dict[str, Any]) -> None:
     changed = put(conf, values)
     if changed and not conf.get("VE_LAYOUT") and os.path.isdir(ct.private):
         conf.set("VE_LAYOUT", layout.layout_name(ct))
+    lock = names.lock() if "name" in values else -1
     try:
-        if changed:
-            conf.save(ct.conf_path)
-    except OSError as exc:
-        raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
-    name = values.get("name", old_name)
-    if old_name and name != old_name:
-        names.remove_link(ct.ctid, old_name)
-    if values.get("name") and (name != old_name or names.owner_of(name) != ct.ctid):  # the link may have been lost
-        names.assign(ct.ctid, name)
+        name = values.get("name") or ""
+        fresh = bool(name) and (name != old_name or names.owner_of(name) != ct.ctid)  # the link may have been lost
+        if fresh:  # a link counts once the conf says the same
+            names.assign(ct.ctid, name)
+        try:
+            if changed:
+                conf.save(ct.conf_path)
+        except OSError as exc:
+            raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
+        if lock >= 0 and old_name and name != old_name:
+            names.remove_link(ct.ctid, old_name)
+    finally:
+        if lock >= 0:
+            os.close(lock)
+    if fresh:
         say(f"Name {name} assigned")
     say(f"CT configuration saved to {ct.conf_path}" if changed else NO_CHANGES)
 
@@ -410,16 +460,13 @@ def set_password(ct: Container, user: str, password: str, running: bool) -> None
             _, pidfd = open_init(ct)
             edit_in_ct(ct, pidfd, lambda: edit())
             return
-        was_mounted = ct.is_mounted()
-        if not was_mounted:
-            mount.mount_with_scripts(ct)
-        try:
-            edit_in_root(ct, lambda: edit())
-        finally:
-            if not was_mounted:
-                mount.umount_with_scripts(ct, quiet=True)
+        mount.borrow_root(ct, lambda: _edit(ct, edit))
     except (ChildFailed, OSError) as exc:
         raise VzError(f"Unable to set the password of {printable(user)}: {exc}", ExitCode.CHANGEPASS) from exc
+
+
+def _edit(ct: Container, edit: Callable[[], None]) -> None:
+    edit_in_root(ct, edit)
 
 
 def _restart_name(attr: str) -> str:

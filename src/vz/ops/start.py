@@ -8,16 +8,17 @@ import time
 from vz import guest
 from vz.config import ubc
 from vz.config.paths import STATE
+from vz.container import record as records
 from vz.container.ct import Container, need_paths
 from vz.container.record import Record
 from vz.disk import layout
 from vz.errors import AlreadyRunning, ExitCode, VzError
-from vz.kernel.files import make_dirs, write_atomically
+from vz.kernel.files import make_dirs, remove, write_atomically
 from vz.kernel.process import starttime
 from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, say_started, warn
-from vz.ops.undo import Undo
+from vz.ops.undo import Undo, interrupted
 from vz.resources import cgroups, devices, limits, ubc_limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
@@ -26,23 +27,33 @@ if TYPE_CHECKING:
     from vz.net.neighbours import Probe
 
 WAIT_LIMIT_S = 3600
+LAUNCHER_LIMIT_S = 10.0
 
 
 def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remount: bool = False) -> None:
-    """Boot the CT; on failure leave it stopped and unmounted.
+    """Boot the CT, or bring it back from its dump; on failure leave it stopped and unmounted.
 
     Raises:
         AlreadyRunning: 32.  VzError: disabled (105), no private area (43), the documented status of each step;
             a CT without /sbin/init (47), ``--wait`` past an hour (133).
     """
     check(ct, force=force)
+    if ct.is_suspended():
+        from vz.ops.restore import instead_of_start
+
+        if instead_of_start(ct, skip_remount=skip_remount):
+            return
     say("Starting container...")
     for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
     try:
         boot(ct, begin_probe(ct), wait=wait, skip_remount=skip_remount)
-    except VzError:
-        warn('Container start failed (try to check kernel messages, e.g. "dmesg | tail")')
+    except (VzError, OSError) as exc:
+        if not interrupted():
+            warn('Container start failed (try to check kernel messages, e.g. "dmesg | tail")')
+        if isinstance(exc, OSError):
+            what = f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
+            raise VzError(f"Unable to start the container: {what}", ExitCode.ENVCREATE_ERROR) from exc
         raise
     if not wait:
         say("Container start in progress...")
@@ -76,19 +87,26 @@ def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_
     """
     with Undo(warn) as undo:
         limits.before_user_namespace(ct)
+        mount.ensure_ids(ct)
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
-        if not ct.is_mounted():
+        mounted = ct.is_mounted()
+        if not mounted:
             store_layout(ct)
+        record = new_record(ct, records.STARTING)
+        if mounted:
+            record.root = ""  # somebody else's mount stays where it is
+        undo.add(forget, ct)
+        record.save()  # init_pid=0: a trace for whoever finds this start killed
+        ct.forget_record()
+        record.root = ct.root
+        if not mounted:
             mount.mount_with_scripts(ct)
             undo.add(mount.umount_with_scripts, ct)
             say("Container is mounted")
-        record = new_record(ct)
-        record.save()  # init_pid=0: a trace for whoever finds this start killed
-        undo.add(forget, ct)
-        cgroups.create(ct)
         undo.add(cgroups.remove, ct)
         undo.add(cgroups.kill_all, ct)
+        cgroups.create(ct)
         plan = make_plan(ct, record, wait)
         born = launch(plan, (record.idmap_base, record.idmap_count), lambda: cgroups.fork_into(ct))
         undo.add(born.abandon)
@@ -102,11 +120,9 @@ def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_
             raise
         record.save()
         say_started(ct)
-        release(ct, born, record)
-        announce(ct, probe)
         undo.add(kill, ct)
-        distscripts.at_start(ct)
-        scripts.run_in_ct(ct, "start")
+        release(ct, born, record)
+        finish(ct, record, probe)
 
 
 def begin_probe(ct: Container) -> Probe | None:
@@ -141,19 +157,50 @@ def announce(ct: Container, probe: Probe | None) -> None:
 
 
 def release(ct: Container, born: Launch, record: Record) -> None:
-    """Let init run and tell old clients its pid."""
-    born.release()
+    """Let init run."""
     record.started_at = int(time.time())
+    record.stage = records.RELEASED
+    record.save()
+    born.release()
+
+
+def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
+    """Do what a start does once init runs: tell the neighbours where its addresses are, and old clients its pid, run
+    the scripts that want a living CT."""
+    announce(ct, probe)
+    published(ct, record)
+    distscripts.at_start(ct)
+    scripts.run_in_ct(ct, "start")
+    record.stage = ""
     record.save()
     ct.forget_record()
+
+
+def published(ct: Container, record: Record) -> None:
+    """Tell old clients the pid and the network namespace of a CT that runs."""
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
-    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{born.init_pid}\n".encode(), durable=False)
+    write_atomically(f"{STATE}/vepid/{ct.ctid}", f"{record.init_pid}\n".encode(), durable=False)
     link = f"/run/netns/{ct.ctid}"
-    if os.path.lexists(link):
-        os.unlink(link)
-    os.symlink(f"/proc/{born.init_pid}/ns/net", link)
+    remove(link)
+    os.symlink(f"/proc/{record.init_pid}/ns/net", link)
+    ct.forget_record()
+
+
+def wait_for_init(record: Record) -> bool:
+    """Tell whether the init of *record*, whose start was killed, came to be; a launcher that nobody lets go ends."""
+    ours = os.stat("/proc/self/exe")
+    deadline = time.monotonic() + LAUNCHER_LIMIT_S
+    while record.is_alive() and time.monotonic() < deadline:
+        try:
+            runs = os.stat(f"/proc/{record.init_pid}/exe")
+        except OSError:
+            continue
+        if (runs.st_dev, runs.st_ino) != (ours.st_dev, ours.st_ino):
+            return record.is_alive()
+        time.sleep(0.005)
+    return False
 
 
 def store_layout(ct: Container) -> None:
@@ -168,13 +215,13 @@ def store_layout(ct: Container) -> None:
         raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
 
 
-def new_record(ct: Container) -> Record:
+def new_record(ct: Container, stage: str = "") -> Record:
     """Return the record of a CT that is about to start."""
     record = Record(ct.ctid)
+    record.stage = stage
     record.idmap_base, record.idmap_count = ct.idmap
     record.root = ct.root
     record.rlimits = ubc_limits.process_limits(ct)
-    record.externals = inside.device_externals(devices.make_nodes(ct))
     return record
 
 
@@ -185,7 +232,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     # -z: vzctl's own argument, which every init ignores; "container" tells systemd where it is
     plan.argv = ["/sbin/init", "-z", "      "]
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
-    plan.devices = record.externals
+    plan.devices = record.externals = inside.device_externals(devices.make_nodes(ct))
     plan.pty_max = limits.pty_limit(ct)
     plan.rlimits = record.rlimits
     plan.shm_bytes = limits.shm_bytes(ct)
@@ -214,10 +261,11 @@ def inside_path() -> str:
 
 def forget(ct: Container) -> None:
     """Remove the run record of a CT that did not come up."""
-    from vz.ops.settle import clear
+    from vz.ops.settle import clear, forget_run
 
     ct.forget_record()
     clear(ct)
+    forget_run(ct)
 
 
 def kill(ct: Container) -> None:

@@ -10,11 +10,11 @@ from vz.errors import ExitCode, NotRunning, VzError
 from vz.kernel import handover
 from vz.kernel.files import read_text
 from vz.kernel.process import close_from, pidfd_send_signal, wait_pidfd
-from vz.ops import mount, scripts
+from vz.ops import journal, mount, scripts
 from vz.ops.join import HELPER_PATH, open_init, spawn_in_ct
 from vz.ops.relay import Child
 from vz.ops.report import say, warn
-from vz.ops.settle import clear
+from vz.ops.settle import clear, forget_run
 from vz.ops.undo import check_interrupt
 from vz.resources import cgroups
 
@@ -26,8 +26,10 @@ SIGRTMIN = 34
 SYSTEMD_POWEROFF = SIGRTMIN + 4
 
 
-def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> None:
+def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False, operation: str = "stop") -> None:
     """Stop the CT; one that does not run is a message on stderr and success.
+
+    The first part of a restart (*operation*) leaves its note in the journal.
 
     Raises:
         ScriptFailed: the .stop script (79), the CT is left running.
@@ -41,17 +43,24 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False) -> Non
     try:
         scripts.run_in_ct(ct, "stop")
         cgroups.thaw(ct)
+        journal.note(ct.ctid, operation, umount="no" if skip_umount else "yes", root=record.root)
         if not fast:
             say("Stopping container ...")
         if fast or not shut_down(ct, record.init_pid, pidfd):
             say("Killing container ...")
             kill(ct, pidfd)
+        clear(ct)
+        forget_run(ct)
+        say("Container was stopped")
+        if not skip_umount:
+            mount.umount_with_scripts(ct)
+    except BaseException:
+        journal.end(ct.ctid)
+        raise
     finally:
         os.close(pidfd)
-    clear(ct)
-    say("Container was stopped")
-    if not skip_umount:
-        mount.umount_with_scripts(ct)
+    if operation == "stop":
+        journal.end(ct.ctid)
 
 
 def shut_down(ct: Container, init_pid: int, pidfd: int) -> bool:

@@ -30,27 +30,36 @@ def holder(path: str) -> str:
     return f"{top}/vztmp"
 
 
-def discard(path: str, ticket: tuple[int, int, int] | None = None) -> None:
-    """Move directory *path* out of sight and have it deleted in the background; then the ids of *ticket* are given
-    back: (first, count, CT that they are kept for).
+def discard(path: str, ids_of: tuple[int, int] | None = None) -> None:
+    """Move directory *path* out of sight and have it deleted in the background.
 
-    A symbolic link is only unlinked; its ids stay taken.  OSError as rename(2).
+    *ids_of* is (first host id, CTID) of a range that was retired: it goes back to the pool after that.  It is part of
+    the new name, so that the one rename(2) is all there is to be killed in.  A symbolic link is only unlinked.
+    OSError as rename(2).
     """
     if os.path.islink(path):
         os.unlink(path)
         return
     folder = holder(path)
     make_dirs(folder, 0o700)
+    about = f"{ids_of[0]}.{ids_of[1]}." if ids_of is not None else ""
     os.chmod(folder, 0o700)  # set-uid files come there
-    name = f"{PREFIX}{os.urandom(6).hex()}"
-    if ticket:  # first: a deleter at work would take the directory without it
-        os.symlink(" ".join(map(str, ticket)), f"{folder}/{name}.ticket")
-    os.rename(path, f"{folder}/{name}")
+    os.rename(path, f"{folder}/{PREFIX}{about}{os.urandom(6).hex()}")
     sweep(folder)
 
 
+def sweep_leftovers(path: str) -> None:
+    """Start a deleter for what a killed one has left beside *path*, if there is anything."""
+    try:
+        folder = holder(path)
+        if any(name.startswith(PREFIX) for name in os.listdir(folder)):
+            sweep(folder)
+    except OSError:
+        pass
+
+
 def sweep(folder: str) -> None:
-    """Start a background deleter of all that lies in *folder*; one at a time, the last one sees everything."""
+    """Start a background deleter of all that lies in *folder*; where one is at work it takes care of this too."""
     pid = os.fork()
     if pid:
         os.waitpid(pid, 0)
@@ -71,20 +80,28 @@ def sweep(folder: str) -> None:
 
 def _delete_all(folder: str) -> None:
     lock = os.open(f"{folder}/rm.lck", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    rm = which("rm")
-    for name in sorted(os.listdir(folder)):
-        if not name.startswith(PREFIX) or name.endswith(".ticket"):
-            continue
-        path = f"{folder}/{name}"
-        pid = os.posix_spawn(rm, ["rm", "-rf", "--one-file-system", "--", path], {})
-        os.waitpid(pid, 0)
-        if os.path.lexists(path):
-            continue  # immutable files or a mount in it: its ids stay taken
+    kept: set[str] = set()  # immutable files or a mount in it: its ids stay taken
+    while True:
         try:
-            words = os.readlink(f"{path}.ticket").split()
-        except FileNotFoundError:
-            continue
-        if len(words) == 3 and all(word.isdecimal() for word in words):
-            ids.release(int(words[0]), int(words[1]), int(words[2]))
-        os.unlink(f"{path}.ticket")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # that one looks again after it has let go
+        while names := [name for name in sorted(os.listdir(folder)) if name.startswith(PREFIX) and name not in kept]:
+            for name in names:
+                if not _delete(folder, name):
+                    kept.add(name)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        if not any(name.startswith(PREFIX) and name not in kept for name in os.listdir(folder)):
+            return
+
+
+def _delete(folder: str, name: str) -> bool:
+    path = f"{folder}/{name}"
+    pid = os.posix_spawn(which("rm"), ["rm", "-rf", "--one-file-system", "--", path], {})
+    os.waitpid(pid, 0)
+    if os.path.lexists(path):
+        return False
+    words = name.removeprefix(PREFIX).split(".")
+    if len(words) == 3 and words[0].isdecimal() and words[1].isdecimal():
+        ids.release(int(words[0]), int(words[1]), destroyed=True)
+    return True

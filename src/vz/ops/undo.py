@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal
 
 from vz.errors import Interrupted
+from vz.kernel import process
 from vz.ops.report import warn
 
 TYPE_CHECKING = False
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import Any
-
-_interrupted = False
 
 
 def catch_signals() -> None:
@@ -28,18 +27,20 @@ def catch_signals() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _interrupted
-    if not _interrupted:
+    if not interrupted():
         warn("Cancelling...")
-    _interrupted = True
+    process.note_stop()
 
 
 def check_interrupt() -> None:
-    """Raise Interrupted once a signal has asked us to stop."""
-    global _interrupted
-    if _interrupted:
-        _interrupted = False  # the inverses must run to their end
+    """Raise Interrupted, once, when a signal has asked us to stop: the inverses must run to their end."""
+    if process.must_stop():
         raise Interrupted
+
+
+def interrupted() -> bool:
+    """Tell whether what fails now fails because of a signal: then nothing else needs saying."""
+    return process.stop_asked or process.stopping
 
 
 class Undo:

@@ -65,6 +65,11 @@ def node_dir(ct: Container) -> str:
     return f"/dev/vz/{ct.idmap[0]}"
 
 
+def node_path(ct: Container, name: str) -> str:
+    """Return where the CT's own node of device *name* is."""
+    return f"{node_dir(ct)}/{name.replace('/', '_')}"
+
+
 def node_names(ct: Container) -> list[str]:
     """Return the names below /dev of the CT's nodes: those that every CT has, then those of DEVNODES."""
     return list(dict.fromkeys([*NODES, *(name for name, mode in ct.conf.devnodes or () if _access(mode))]))
@@ -87,7 +92,7 @@ def make_node(ct: Container, name: str) -> str:
     else:
         status = _device(name)
         kind, mode, number = stat.S_IFMT(status.st_mode), 0o660, status.st_rdev
-    path = f"{node_dir(ct)}/{name.replace('/', '_')}"
+    path = node_path(ct, name)
     try:
         make_dirs(node_dir(ct), 0o711)
         remove_node(path)

@@ -238,7 +238,11 @@ def _cpuset(ct: Container, fresh: bool) -> None:
     if fresh and not mask and not nodes and not cpus:
         return
     version, path = limit_dir(ct, "cpuset")
-    if not version:
+    if not version:  # built without SMP
+        if (mask or "all") not in ("all", "auto"):
+            raise VzError(
+                f"Unable to set cpumask to {mask}: this kernel has no cpuset controller", ExitCode.SETFSHD_ERROR
+            )
         return
     parent = os.path.dirname(path)
     available = cgroup.read(parent, "cpuset.cpus" if version == 1 else "cpuset.cpus.effective")
@@ -296,3 +300,4 @@ _WRITERS = (
     (frozenset(("numtcpsock", "numothersock")), _sockets),
     (frozenset(("ioprio", "iolimit", "iopslimit")), _io),
 )
+ATTRS = frozenset().union(*(attrs for attrs, _ in _WRITERS))

@@ -23,7 +23,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
 def test_ranges_follow_each_other_and_come_back(node: NodeConfig) -> None:
     assert [ids.allocate(node, ctid) for ctid in (101, 102)] == [100000, 165536]
     assert ids.allocate(node, 103, 2 * RANGE) == 231072
-    ids.release(100000, RANGE, 101)
+    ids.release(100000, 101)
     assert [ids.allocate(node, ctid) for ctid in range(110, 117)] == [100000 + RANGE * n for n in (4, 5, 6, 7, 8, 9, 0)]
     with pytest.raises(VzError, match="LOCAL_UID_POOL"):
         ids.allocate(node, 120)
@@ -71,5 +71,22 @@ def test_release_leaves_what_another_life_of_the_ct_has(node: NodeConfig) -> Non
     """The range of a destroyed CT lies, still being deleted, right after that of a new CT with its id."""
     ids.register(101, 100000 + RANGE, RANGE)
     ids.register(101, 100000, RANGE)
-    ids.release(100000, RANGE, 101)
-    assert ids.kept() == [100000 + RANGE]
+    ids.release(100000, 101)
+    assert ids.owner_of(100000 + RANGE) == 101 and ids.owner_of(100000) is None
+
+
+def test_a_table_of_before_is_read(node: NodeConfig) -> None:
+    """One file per 65,536 ids, named by the first: nobody else gets them, and their CT may destroy or keep them."""
+    folder = Path(ids.IDS_DIR)
+    folder.mkdir(parents=True)
+    for first, ctid in ((100000, 101), (165536, 102), (231072, 102)):
+        (folder / str(first)).write_text(f"{ctid}\n")
+    (folder / ".lock").write_text(f"{0:<31}\n")
+    assert ids.allocate(node, 103) == 296608
+    assert [ids.owner_of(first) for first in (100000, 165536, 231072)] == [101, 102, None]
+    with pytest.raises(VzError, match="belong to container 102"):
+        ids.register(104, 231072, RANGE)
+    ids.register(102, 165536, 2 * RANGE)
+    ids.release(165536, 102)
+    assert ids.allocate(node, 105, 2 * RANGE) != 100000
+    assert sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())[-1] < RANGE

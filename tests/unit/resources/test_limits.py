@@ -10,6 +10,7 @@ from vz.config.conffile import ConfFile
 from vz.config.ctconfig import CTConfig
 from vz.config.nodeconfig import NodeConfig
 from vz.container.ct import Container
+from vz.errors import ExitCode, VzError
 from vz.kernel import cgroup
 from vz.resources import limits
 
@@ -70,3 +71,14 @@ def test_a_limit_without_its_controller_is_said(monkeypatch: pytest.MonkeyPatch)
         "WARNING: this kernel has no pids controller: NUMPROC cannot be kept",
         "WARNING: this kernel has no cpuset controller: CPUMASK cannot be kept",
     ]
+
+
+def test_a_mask_without_the_controller_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "limit_dir", lambda ct, controller: (0, ""))
+    writer = limits._cpuset
+    for fresh in (True, False):
+        with pytest.raises(VzError, match="no cpuset controller") as caught:
+            writer(container(CPUMASK="0"), fresh)
+        assert caught.value.code == ExitCode.SETFSHD_ERROR
+        writer(container(CPUMASK="all"), fresh)
+        writer(container(), fresh)

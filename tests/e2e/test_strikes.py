@@ -1,0 +1,60 @@
+"""Commands struck at chosen system calls: SIGKILL of the command, of all its processes, of one helper, signals, errors.
+
+Each time one next command brings the CT to a sound state and names what it mended, and nothing is left over.  A
+sample of the moments each time; with --soak all of them, for as long as MINUTES a case.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from conftest import BUSYBOX, SOAK, leftovers
+from nodestate import processes, snapshot
+from strikes import Rig, cases, sweep
+from testnode import Node
+
+MINUTES = float(os.environ.get("VZ_STRIKE_MINUTES", "4"))
+NAMES = "create mount umount start stop restart set-save set-live set-edit set-unsaved destroy".split()
+KILLS = ("main", "all")
+OTHERS = ("one", "int", "term", "ENOSPC", "EIO", "ENOMEM", "EAGAIN", "EMFILE")
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    if os.uname().machine != "x86_64":
+        pytest.skip("needs x86_64 system call numbers")
+    with Node() as node:
+        yield Rig(node, 7101, BUSYBOX)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_struck_anywhere(rig: Rig, name: str) -> None:
+    seed = random.randrange(1 << 30)
+    rng = random.Random(seed)
+    end = time.monotonic() + MINUTES * 60
+
+    def points(count: int) -> Iterator[tuple[int, str, bool]]:
+        every = [(at, how, rng.random() < 0.5) for at in range(1, count + 1) for how in KILLS + OTHERS]
+        rng.shuffle(every)
+        if SOAK:
+            for point in every:
+                if time.monotonic() > end:
+                    return
+                yield point
+            return
+        yield from [point for point in every if point[1] in KILLS][:2]
+        yield from [point for point in every if point[1] in OTHERS][:1]
+
+    wrong = sweep(rig, cases(rig.ctid, rig)[name], points)
+    assert not wrong, f"seed {seed}\n" + "\n".join(wrong)
+
+
+def test_destroy_after_all_that_leaves_nothing(rig: Rig) -> None:
+    rig.to("absent")
+    assert [line for line in snapshot(rig.node) if str(rig.ctid) in line] == []
+    assert processes(rig.node) == [] and leftovers(rig.node, rig.ctid) == []

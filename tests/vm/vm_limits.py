@@ -1,0 +1,47 @@
+"""What the test VMs do not run, and why; read by conftest there.  A name is a test's, with or without [...], or a file's."""
+
+NO_CPUSET = "its kernel is built without SMP and therefore has no cpuset controller"
+NO_NFTABLES = "its kernel is built without nftables for IP"
+NO_I386 = "its kernel takes the numbers of 32-bit system calls for 64-bit ones"
+UML = {
+    "test_checkpointable.py": "its kernel is built without CONFIG_CHECKPOINT_RESTORE",
+    "test_strikes.py": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_kill.py kills by the clock there",
+    "test_cpumask_says_which": NO_CPUSET,
+    "test_rule06_system_calls_that_reach_outside_are_refused[i386]": NO_I386,
+    "test_rule06_arguments_that_reach_outside_are_refused[i386]": NO_I386,
+    "test_rule06_no_socket_of_the_hypervisor_by_socketcall": NO_I386,
+    "test_a_page_of_libc_is_in_memory_once": "twenty Debian systems at once take more than five minutes there",
+    "test_running_without_save[--ipadd-]": NO_NFTABLES,
+    "test_a_flushed_ruleset_is_made_again_for_all": NO_NFTABLES,
+    "test_changes_to_a_running_ct_are_what_a_start_makes": NO_NFTABLES,
+    "test_with_the_last_address_venet0_goes_and_comes_back": NO_NFTABLES,
+    "test_counts_are_not_added_twice_by_a_killed_stop": NO_NFTABLES,
+    "test_elements_are_what_nft_shows": NO_NFTABLES,
+    "test_what_nft_put_is_found_and_taken": NO_NFTABLES,
+    "test_a_transaction_is_all_or_nothing": NO_NFTABLES,
+    "test_a_missing_table_is_enoent": NO_NFTABLES,
+    "test_a_counter_is_what_nft_shows": NO_NFTABLES,
+    "test_byte_counts_outlive_a_restart": NO_NFTABLES,
+}
+DEBIAN: dict[str, str] = {}
+CANNOT = {"uml": UML, "debian": DEBIAN}
+
+# Left out of "make test" for its length; "make soak" and tests/vm/run run them in the VM too.
+SAME = "not run here, the same on both cgroup versions: make soak runs it"
+SKIPPED = dict.fromkeys(
+    (
+        "test_command_line.py",
+        "test_config_cli.py",
+        "test_install.py",
+        "test_stored_forms.py",
+        "test_templates.py",
+        "test_archive_hostile.py",
+        "test_guest_files.py",
+    ),
+    SAME,
+)
+
+
+def reasons(kind: str, whole: bool) -> dict[str, str]:
+    """Return {name: why it does not run} in a VM of *kind*; *whole*: leave out nothing that it can run."""
+    return CANNOT[kind] if whole else SKIPPED | CANNOT[kind]
