@@ -10,18 +10,25 @@ import os
 
 from vz.kernel.files import read_bytes, write_atomically
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 O_PATH = 0o10000000
 O_LARGEFILE = 0o100000
 HEAD = 8
 MODE = 0o644  # root of the CT's user namespace reads it at the restore; the dump's own directory is closed
 LIMIT_BYTES = 1 << 30  # files.img of a CT with a million open files is far below
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-# fields by message: mm_entry, file_entry, reg_file_entry, userns_entry, uid_gid_extent
+# fields by message: mm_entry, file_entry, reg_file_entry, userns_entry, uid_gid_extent, cgroup_entry and below
 MM_EXE_FILE_ID = 12
 FILE_ID, FILE_REG = 2, 3
 REG_ID, REG_FLAGS = 1, 2
 USERNS_MAPS = (1, 2)
 EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT = 1, 2, 3
+CGROUP_SETS, CGROUP_CONTROLLERS = 1, 2
+SET_MEMBERS, MEMBER_PATH, MEMBER_PREFIX = 2, 2, 3
+CONTROLLER_DIRS, DIR_NAME = 2, 1
 
 
 class BadImage(Exception):
@@ -88,6 +95,51 @@ def move_ids(folder: str, old: int, new: int, count: int) -> None:
             out += _record(moved)
         if out != data:
             write_atomically(f"{folder}/{name}", out, MODE)
+
+
+def move_cgroups(folder: str, ctid: int, old: str, new: str) -> None:
+    """Rewrite the cgroups in *folder* from the parent *old* to *new*, both without slashes around; can be done again.
+
+    Only *old* itself and what is in the CT's own directory below it are meant: the rest of a path is the CT's.
+    """
+    path = f"{folder}/cgroup.img"
+    data = read_bytes(path, LIMIT_BYTES)
+    out = data[:HEAD]
+    for message in _records(data, "cgroup.img"):
+        moved = b""
+        for number, wire, value in fields(message):
+            if isinstance(value, bytes) and number in (CGROUP_SETS, CGROUP_CONTROLLERS):
+                wanted = SET_MEMBERS if number == CGROUP_SETS else CONTROLLER_DIRS
+                value = _each(value, wanted, lambda inner: _move_cgroup(inner, ctid, old.encode(), new.encode()))
+            moved += field(number, wire, value)
+        out += _record(moved)
+    if out != data:
+        write_atomically(path, out, MODE)
+
+
+def _move_cgroup(message: bytes, ctid: int, old: bytes, new: bytes) -> bytes:
+    """Return a member of a set ("/parent/…", length of the namespace's root) or a directory ("parent/…") moved."""
+    out = b""
+    grown = 0
+    for number, wire, value in fields(message):
+        if number in (DIR_NAME, MEMBER_PATH) and isinstance(value, bytes):
+            slash = b"/" if value[:1] == b"/" else b""
+            own = slash + old + b"/%d" % ctid
+            if value == slash + old or value == own or value.startswith(own + b"/"):
+                value = slash + new + value[len(slash + old) :]
+                grown = len(new) - len(old)
+        elif number == MEMBER_PREFIX and isinstance(value, int) and value:
+            value += grown  # it comes after the path
+        out += field(number, wire, value)
+    return out
+
+
+def _each(message: bytes, wanted: int, change: Callable[[bytes], bytes]) -> bytes:
+    """Return *message* with each of its fields *wanted* changed."""
+    return b"".join(
+        field(number, wire, change(value) if number == wanted and isinstance(value, bytes) else value)
+        for number, wire, value in fields(message)
+    )
 
 
 def id_maps(folder: str) -> list[tuple[int, int, int]]:

@@ -19,6 +19,7 @@ PROGRAMS = {
     "vzsplit": "vzsplit",
     "arpsend": "arpsend",
     "ndsend": "ndsend",
+    "vzmigrate": "vzmigrate",
 }
 
 VERBS = {

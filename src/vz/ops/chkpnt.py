@@ -35,6 +35,10 @@ TRANSIENT = (
 )
 TRIES = 3
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class NotDumped(VzError):
     """The dump failed; the CT runs on."""
@@ -43,9 +47,12 @@ class NotDumped(VzError):
 
 
 class Dump:
-    """One dump that is being made: where to, called what, and how far it has come."""
+    """One dump that is being made: where to, called what, and how far it has come.
 
-    __slots__ = ("counts", "extra", "ghost_bytes", "keep_running", "path", "serial", "was_frozen")
+    A migration makes its own kind of it: what it notes, and what is done while criu holds the CT.
+    """
+
+    __slots__ = ("counts", "durable", "extra", "ghost_bytes", "keep_running", "path", "serial", "was_frozen")
 
     def __init__(self, path: str, *, keep_running: bool = False, was_frozen: bool = False) -> None:
         self.path = path
@@ -55,18 +62,26 @@ class Dump:
         self.ghost_bytes = 0  # the largest unlinked file that a process has open
         self.extra: list[str] = []  # more arguments for criu
         self.counts = False  # it is whole, synced and has its name: what criu does now cannot take it back
+        self.durable = True  # its images are synced before it counts
 
     def note(self, ctid: int) -> None:
         """Write down what the next command needs should this one be killed."""
-        journal.begin(
-            ctid,
-            "chkpnt",
-            path=self.path,
-            serial=self.serial,
-            keep="yes" if self.keep_running else "no",
-            frozen="yes" if self.was_frozen else "no",
-            counts="yes" if self.counts else "no",
-        )
+        facts = {
+            "path": self.path,
+            "serial": self.serial,
+            "keep": "yes" if self.keep_running else "no",
+            "frozen": "yes" if self.was_frozen else "no",
+            "counts": "yes" if self.counts else "no",
+        }
+        journal.hold(ctid)
+        journal.write(ctid, "chkpnt", facts, durable=False)
+
+    def forget(self, ctid: int) -> None:
+        """There is no dump, and nothing to be done about it any more."""
+        journal.finish(ctid)
+
+    def hold(self, ct: Container, folder: str) -> None:
+        """Do what is to be done while criu holds the CT and its images are complete in *folder*."""
 
 
 def chkpnt(ct: Container, path: str = "", *, keep_running: bool = False) -> None:
@@ -89,7 +104,7 @@ def chkpnt(ct: Container, path: str = "", *, keep_running: bool = False) -> None
     else:
         lock.unlock(ct, record)
     store.remove(made.path + store.OLD)
-    journal.end(ct.ctid)
+    journal.finish(ct.ctid)
     say("Checkpointing completed successfully")
 
 
@@ -137,7 +152,7 @@ def make(ct: Container, record: Record, made: Dump) -> None:
         if made.counts and not isinstance(exc, NotDumped):
             return  # criu's own end after that is of no interest
         logs = take_back(ct, record, made)
-        journal.end(ct.ctid)
+        made.forget(ct.ctid)
         if isinstance(exc, criu.CriuFailed):
             raise NotDumped(_reasons("Checkpointing failed", exc.lines, logs)) from exc
         if isinstance(exc, OSError):
@@ -226,7 +241,9 @@ def complete(ct: Container, record: Record, made: Dump) -> None:
     if made.keep_running:
         store.write(folder, KEPT, "")
     store.write_info(folder, dumped.facts(ct, record, made.serial))
-    store.sync(folder)
+    made.hold(ct, folder)
+    if made.durable:
+        store.sync(folder)
     store.commit(made.path)
     made.counts = True
     made.note(ct.ctid)
@@ -252,12 +269,13 @@ def end_suspended(ct: Container) -> None:
     if record is not None:
         lock.sever(record)
     clear(ct)
+    forget_run(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
     forget_run(ct)
 
 
-def mend(ct: Container, facts: dict[str, str]) -> None:
+def mend(ct: Container, facts: dict[str, str], tell: Callable[[str], None] = say) -> None:
     """Finish or undo a chkpnt that was killed: the dump counts or it does not, and the CT is where that says."""
     path, serial = facts["path"], facts["serial"]
     keep = facts.get("keep") == "yes"
@@ -268,12 +286,12 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
     if store.identity(path) == serial and (facts.get("counts") == "yes" or not alive):
         store.remove(path + store.OLD)
         if not keep:
-            say("An earlier checkpoint of this container was interrupted at its end: it is suspended")
+            tell("An earlier checkpoint of this container was interrupted at its end: it is suspended")
             end_suspended(ct)
             return
-        say("An earlier checkpoint of this container was interrupted at its end: the dump is whole")
+        tell("An earlier checkpoint of this container was interrupted at its end: the dump is whole")
     else:
-        say(f"An earlier checkpoint of this container was interrupted: {'it runs on' if alive else 'undoing it'}")
+        tell(f"An earlier checkpoint of this container was interrupted: {'it runs on' if alive else 'undoing it'}")
         store.retract(path, serial)
     if record is not None and alive:
         recover(ct, record, thaw=facts.get("frozen") != "yes")

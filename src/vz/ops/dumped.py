@@ -30,6 +30,7 @@ def facts(ct: Container, record: Record, serial: str) -> dict[str, str | int]:
         "criu": ".".join(map(str, version())),
         "idmap_base": record.idmap_base,
         "idmap_count": record.idmap_count,
+        "cgroup_parent": ct.node.cgroup_parent,
         "layout": name,
         "digest": overlay.lower_digest(ct.private) if name == "overlay" else "",
         "private": ct.private,

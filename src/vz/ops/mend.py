@@ -190,6 +190,17 @@ def _restore(ct: Container, facts: Facts) -> str:
     return ""
 
 
+def _migrate(ct: Container, facts: Facts) -> str:
+    from vz.ops.migrate import mend as migration
+
+    journal.hold(ct.ctid)
+    try:
+        migration.mend(ct, facts)
+    finally:
+        journal.let_go(ct.ctid)
+    return ""
+
+
 _ACTIONS: dict[str, Callable[[Container, Facts], str]] = {
     "create": _create,
     "destroy": _destroy,
@@ -201,4 +212,6 @@ _ACTIONS: dict[str, Callable[[Container, Facts], str]] = {
     "set": _set,
     "chkpnt": _chkpnt,
     "restore": _restore,
+    "migrate": _migrate,
+    "migrate-in": _migrate,
 }

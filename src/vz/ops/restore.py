@@ -13,7 +13,7 @@ from vz.checkpoint import criu, images, store
 from vz.checkpoint.options import criu_program, restore_options
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
-from vz.container.record import External, Record, parse_record
+from vz.container.record import STARTING, External, Record, parse_record
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.process import starttime
 from vz.net import carried, claims, venet
@@ -23,6 +23,14 @@ from vz.ops.start import forget, new_record, published
 from vz.ops.trash import discard
 from vz.ops.undo import Undo, check_interrupt
 from vz.resources import cgroups, devices, tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class NotRestored(VzError):
@@ -39,13 +47,22 @@ def restore(ct: Container, path: str = "", *, skip_remount: bool = False, skip_a
     """
     path = path or ct.dump_path
     begin(ct, path)
-    record = load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    try:
+        record = load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    except BaseException:
+        journal.finish(ct.ctid)
+        raise
+    go_on(ct, record, path)
+    journal.finish(ct.ctid)
+    say("Restoring completed successfully")
+
+
+def go_on(ct: Container, record: Record, path: str) -> None:
+    """Put the dump *path* of a loaded CT out of use and let the CT run."""
     say("\tresume...")
     store.retire(path)
     release(ct, record)
     discard(path + store.GONE)
-    journal.end(ct.ctid)
-    say("Restoring completed successfully")
 
 
 def begin(ct: Container, path: str) -> None:
@@ -57,8 +74,8 @@ def begin(ct: Container, path: str) -> None:
         raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
     say("Restoring container ...")
     check(ct, path)
-    adopt_ids(ct, path)
-    journal.begin(ct.ctid, "restore", path=path)
+    journal.hold(ct.ctid)
+    journal.write(ct.ctid, "restore", {"path": path}, durable=False)
 
 
 def check(ct: Container, path: str) -> None:
@@ -91,17 +108,12 @@ def load(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect
     try:
         return _load(ct, path, skip_remount, skip_arpdetect)
     except criu.CriuFailed as exc:
-        journal.end(ct.ctid)
         words = [f"Restoring failed: {printable(exc.lines[0])}" if exc.lines else f"Restoring failed: {exc}"]
         words += [f"\t{printable(line)}" for line in exc.lines[1:]]
         words.append(f"\tthe dump {path} is as it was, for another try; criu's log is {path}/restore.log")
         raise NotRestored("\n".join(words)) from exc
     except images.BadImage as exc:
-        journal.end(ct.ctid)
         raise NotRestored(f"Restoring failed: {path}: {exc}") from exc
-    except BaseException:
-        journal.end(ct.ctid)
-        raise
 
 
 def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) -> Record:
@@ -110,6 +122,10 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         raise NotRestored(f"Unable to restore: {path} has no record of the container")
     had, wanted = dumped.addresses(ct, store.info(path))
     probe = net.begin_probe(ct, wanted, skip=skip_arpdetect)
+    adopt_ids(ct, path)
+    parent = store.info(path).get("cgroup_parent", ct.node.cgroup_parent)
+    if parent != ct.node.cgroup_parent:  # it comes from another node, or vz.conf has changed
+        images.move_cgroups(f"{path}/images", ct.ctid, parent, ct.node.cgroup_parent)
     with Undo(warn) as undo:
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
@@ -178,7 +194,7 @@ def adopt_ids(ct: Container, path: str) -> None:
     A range that another CT has got (the conf came from another node, say) is given up for a free one.
     """
     base, count = ct.idmap
-    if base and ids.is_taken(ct.ctid, base, count):
+    if base and not ids.is_free(base, count, ct.ctid):
         ct.conf.local_uid = ct.conf.local_gid = None
         warn(f"Host ids from {base} on are another container's now: this one gets others")
     mount.ensure_ids(ct)
@@ -192,9 +208,8 @@ def adopt_ids(ct: Container, path: str) -> None:
 
 def present_record(ct: Container, saved: Record) -> Record:
     """Return the run record of a CT that is coming back: its mounts and devices as dumped, their sources as now."""
-    record = new_record(ct, "")  # the journal says how far it has come
-    record.externals = inside.device_externals(devices.make_nodes(ct))
-    sources = {item.key: item.source for item in record.externals}
+    record = new_record(ct, STARTING)
+    sources = {item.key: item.source for item in inside.device_externals(devices.make_nodes(ct))}
     record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
     missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
     if missing:
@@ -206,6 +221,7 @@ def present_record(ct: Container, saved: Record) -> Record:
 
 def release(ct: Container, record: Record) -> None:
     """Let a loaded CT run, and tell old clients its pid."""
+    record.stage = ""
     record.save()
     published(ct, record)
     cgroups.thaw(ct)
@@ -225,19 +241,19 @@ def instead_of_start(ct: Container, *, skip_remount: bool = False) -> bool:
     return False
 
 
-def mend(ct: Container, facts: dict[str, str]) -> None:
+def mend(ct: Container, facts: dict[str, str], tell: Callable[[str], None] = say) -> None:
     """Finish or undo a restore that was killed: before its dump was retired nothing of the CT has run."""
     path = facts["path"]
     criu.kill_stragglers(f"{path}/images")
     record = ct.record()
     retired = os.path.lexists(path + store.GONE) and not os.path.lexists(path)
     if retired and record is not None and record.is_alive():
-        say("An earlier restore of this container was interrupted at its end: finishing it")
+        tell("An earlier restore of this container was interrupted at its end: finishing it")
         release(ct, record)
     elif retired:
-        say("An earlier restore of this container was interrupted after it had gone on: its dump is used up")
+        tell("An earlier restore of this container was interrupted after it had gone on: its dump is used up")
     else:
-        say("An earlier restore of this container was interrupted: it is suspended as before")
+        tell("An earlier restore of this container was interrupted: it is suspended as before")
         forget(ct)
         if ct.is_mounted():
             mount.umount_with_scripts(ct)

@@ -41,7 +41,7 @@ def dump(ct: Container, path: str) -> None:
     chkpnt.make(ct, record, made)
     _note(ct, DUMPED, path)
     store.remove(path + store.OLD)
-    journal.end(ct.ctid)
+    journal.finish(ct.ctid)
     say("Checkpointing completed successfully")
 
 
@@ -67,9 +67,13 @@ def kill(ct: Container) -> None:
 def undump(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect: bool = False) -> None:
     """Load the CT from *path* and leave it frozen; the dump stays."""
     restore.begin(ct, path)
-    restore.load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    try:
+        restore.load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    except BaseException:
+        journal.finish(ct.ctid)
+        raise
     _note(ct, UNDUMPED, path)
-    journal.end(ct.ctid)
+    journal.finish(ct.ctid)
     say("Restoring completed successfully")
 
 
@@ -95,6 +99,7 @@ def kill_undumped(ct: Container) -> None:
     say("\tkill...")
     lock.sever(record)
     clear(ct)
+    forget_run(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
     forget_run(ct)

@@ -208,7 +208,8 @@ def store_layout(ct: Container) -> None:
     conf = ct.conf.conf
     if conf is None or conf.get("VE_LAYOUT"):
         return
-    conf.set("VE_LAYOUT", layout.layout_name(ct))
+    ct.conf.ve_layout = layout.layout_name(ct)  # not the node's default, which has stood there until now
+    conf.set("VE_LAYOUT", ct.conf.ve_layout)
     try:
         conf.save(ct.conf_path)
     except OSError as exc:
