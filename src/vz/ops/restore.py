@@ -152,6 +152,8 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         for text in net.restore_host_side(ct, record, wanted, probe):
             warn(text)
         carry.restore_outside(path)
+    record.stage = ""
+    record.save()  # whole, and frozen: what may be missing now is said by the journal
     return record
 
 
