@@ -265,6 +265,14 @@ def test_a_dump_of_the_old_kernel_does_not_stop_a_start(vz: Vz, new_ct, node: No
     node.path(f"/vz/dump/Dump.{ctid}.fail").unlink()
 
 
+def test_limits_are_those_of_the_conf_again(vz: Vz, counting: int) -> None:
+    vz.ok("set", counting, "--shmpages", "4096", "--numproc", "77", "--save")
+    before = vz.ok("exec", counting, "cat /proc/sys/kernel/shmall")
+    cycle(vz, counting)
+    assert vz.ok("exec", counting, "cat /proc/sys/kernel/shmall") == before == "4096\n"
+    assert vz.run("vzlist", "-H", "-o", "shmpages.l,numproc.l", str(counting)).stdout.split() == ["4096", "77"]
+
+
 def test_another_range_of_ids(vz: Vz, counting: int, node: Node) -> None:
     vz.sh(counting, "echo x > /root/mine; chown 33:34 /root/mine; mkdir -p /run/d; chown 33 /run/d")
     vz.ok("chkpnt", counting)

@@ -114,6 +114,10 @@ def remove(path: str) -> bool:
         return True
     except FileNotFoundError:
         return False
+    except OSError as exc:
+        if exc.errno == errno.EROFS and not os.path.lexists(path):  # said before the name is looked for
+            return False
+        raise
 
 
 def sync_directory(path: str) -> None:

@@ -108,7 +108,11 @@ def add_venet(
     """
     device = table.host_name(ct.ctid)
     claims.claim(ct, addresses)
-    claims.save_veip(ct.ctid, addresses)  # before anything is made: who clears up after us looks there
+    try:
+        claims.save_veip(ct.ctid, addresses)  # before anything is made: who clears up after us looks there
+    except OSError:
+        claims.release(ct, addresses)
+        raise
     record.netifs.append((device, venet.VENET))
     record.save()
     traffic.begin(ct.ctid)

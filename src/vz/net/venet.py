@@ -171,7 +171,10 @@ def unroute(sock: rt.Route, ct: Container, addresses: list[str]) -> None:
 def remove(sock: rt.Route, ct: Container, addresses: list[str]) -> None:
     """Take down the node's side but for the device itself: counts are kept, routes, answers and filter go."""
     device = table.host_name(ct.ctid)
-    traffic.fold(ct.ctid)
+    try:
+        traffic.fold(ct.ctid)
+    except OSError:
+        pass  # a full disk: the CT goes all the same, and what it has sent since its start is not counted
     unroute(sock, ct, addresses)
     try:
         table.delete_ct(device, addresses)

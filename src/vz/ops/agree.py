@@ -59,10 +59,13 @@ def agree(ct: Container, facts: Facts) -> list[str]:
     Raises:
         VzError: as set, for what cannot be brought there.
     """
+    warnings = _running(ct, facts) if ct.is_running() else []
     if facts.get("names"):
         names.agree(ct.ctid, ct.conf.name or "", facts["names"].split("/"))
-    if not ct.is_running():
-        return []
+    return warnings
+
+
+def _running(ct: Container, facts: Facts) -> list[str]:
     warnings: list[str] = []
     record, pidfd = open_init(ct)
     attrs = set(facts.get("attrs", "").split())

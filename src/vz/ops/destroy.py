@@ -19,7 +19,7 @@ def destroy(ct: Container) -> None:
     """Remove a stopped CT; one without a private area is success.
 
     Raises:
-        VzError: running (32), mounted (41), the private area cannot be moved away (52).
+        VzError: running (32), mounted (41), the private area or the conf cannot be taken away (52).
     """
     if ct.is_running():
         say("Container is currently running. Stop it first.")
@@ -27,6 +27,8 @@ def destroy(ct: Container) -> None:
     if ct.is_mounted():
         raise VzError("Container is currently mounted (umount first)", ExitCode.FS_MOUNTED)
     need_paths(ct)
+    if not os.access(CONF_DIR, os.W_OK):  # root is refused on a read-only file system only
+        raise VzError(f"Unable to remove {ct.conf_path}: Read-only file system", ExitCode.FS_DEL_PRVT)
     facts = {
         "private": ct.private,
         "root": ct.root,

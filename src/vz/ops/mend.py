@@ -11,7 +11,7 @@ import os
 from vz.container import ids
 from vz.container.ct import Container
 from vz.disk import layout
-from vz.errors import ScriptFailed
+from vz.errors import Interrupted, ScriptFailed, VzError
 from vz.kernel.files import read_bytes, remove, write_atomically
 from vz.ops import journal
 from vz.ops.report import say, warn
@@ -171,8 +171,13 @@ def _set(ct: Container, facts: Facts) -> str:
     from vz.ops.agree import agree
 
     _tell("set", "bringing the container to its configuration")
-    for text in agree(ct, facts):
-        warn(text)
+    try:
+        for text in agree(ct, facts):
+            warn(text)
+    except Interrupted:
+        raise
+    except (VzError, OSError) as exc:  # a bridge that is gone, say: it must not be in the way of stop
+        warn(f"WARNING: not all of the container is as its configuration says: {exc}")
     return ""
 
 

@@ -22,7 +22,7 @@ from vz.ops.report import say, warn
 from vz.ops.start import forget, new_record, published
 from vz.ops.trash import discard
 from vz.ops.undo import Undo, check_interrupt
-from vz.resources import cgroups, devices, tree
+from vz.resources import cgroups, devices, tree, ubc_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         say("\tundump...")
         undump(ct, record, path)
         ct.forget_record()
+        ubc_limits.begin(ct, record.init_pid)
         carry.restore(ct, record, path)
         change_addresses(ct, record, had, wanted)
         for text in net.restore_host_side(ct, record, wanted, probe):

@@ -122,7 +122,9 @@ class Half:
                 for text in agree.agree(load(ct.ctid, ct.node), self._facts):
                     warn(text)
             except (VzError, OSError) as failed:
-                warn(f"WARNING: the container is not wholly as it was: {failed}")
+                why = failed.strerror if isinstance(failed, OSError) else failed
+                warn(f"WARNING: the container is not wholly as it was, the next command tries that again: {why}")
+                return
         journal.end(ct.ctid)
 
 
