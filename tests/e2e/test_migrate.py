@@ -68,7 +68,21 @@ def new() -> Iterator[Callable[..., int]]:
 
 def test_a_running_ct_moves_with_all_that_is_its_own(rig: Rig, new: Callable[..., int]) -> None:
     address = ADDRESS.format(21)
-    ct = new(rig, "--ipadd", address, "--hostname", "web.example", "--name", "web", "--ram", "200M", "--onboot", "yes")
+    ct = new(
+        rig,
+        "--ipadd",
+        address,
+        "--hostname",
+        "web.example",
+        "--name",
+        "web",
+        "--ram",
+        "200M",
+        "--swap",
+        "100M",
+        "--onboot",
+        "yes",
+    )
     script = rig.a.path(f"/etc/vz/conf/{ct}.start")
     script.write_text("#!/bin/sh\necho started >> /root/starts\n")
     script.chmod(0o750)
