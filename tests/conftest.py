@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "src"))
 sys.path.insert(0, os.path.dirname(__file__))
 
 from netns import Neighbour, Netns  # noqa: E402
+from rig import Rig, sshd_tree  # noqa: E402
 from testnode import TREE, Node, cgroup_dirs  # noqa: E402
 
 MACHINE = os.uname().machine
@@ -176,6 +179,14 @@ def vz_conf(node: Node) -> Iterator[Callable[[str], None]]:
     conf.write_text(old)
 
 
+def left_at_last(node: Node, ctid: int) -> list[str]:
+    """Return what is left of a CT once the background deleter has had its time."""
+    deadline = time.monotonic() + 30
+    while (found := leftovers(node, ctid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
 def leftovers(node: Node, ctid: int) -> list[str]:
     """Return what is still there of a CT that was destroyed."""
     found = []
@@ -214,3 +225,28 @@ def leftovers(node: Node, ctid: int) -> list[str]:
                 continue
             found += [f"id range {line}" for line in lines if line.split()[2] == str(ctid)]
     return found
+
+
+@pytest.fixture(scope="session")
+def rig() -> Iterator[Rig]:
+    """Two nodes that reach each other by ssh, with the templates on both."""
+    with made_rig() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def far_rig() -> Iterator[Rig]:
+    """As rig, but the second node's /vz is a small file system of its own, without templates."""
+    with made_rig(disk_mb=900) as made:
+        yield made
+
+
+def made_rig(disk_mb: int = 0) -> Rig:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    for program in ("ssh", "ssh-keygen", "rsync"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
+    if sshd_tree() is None:
+        pytest.skip("needs the unpacked template debian-12, whose sshd is used: make templates builds it")
+    return Rig(disk_mb=disk_mb)

@@ -2,7 +2,7 @@
 
 It has its own /etc/vz, /vz, /run/vz and /var/lib/vzctl, its own cgroup parent and id pool (those are not namespaced)
 and an uplink with documentation addresses.  Two clones can test at once.  A node whose owner was killed is cleared
-away by the next one.
+away by the next one.  Nodes with different numbers can be joined: see ``rig``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parent.parent
 SCRATCH = Path(os.environ.get("VZ_TEST_SCRATCH", "/var/tmp"))
 PREFIX = "vz-node-"
-ADDRESS4, ADDRESS6 = "192.0.2.1", "2001:db8::1"
+NETWORK4, NETWORK6 = "192.0.2.", "2001:db8::"
+ADDRESS4, ADDRESS6 = f"{NETWORK4}1", f"{NETWORK6}1"
 # what hundreds of CTs need; set while a node lives, and put back
 SYSCTLS = {
     "fs/inotify/max_user_instances": 65536,
@@ -43,10 +44,18 @@ CGROUP_PARENT=vz/{name}
 
 
 class Node:
-    """``with Node() as node: node.run("vzctl", …)``"""
+    """``with Node() as node: node.run("vzctl", …)``
 
-    def __init__(self, name: str = "") -> None:
+    *number* makes its addresses (192.0.2.NUMBER); with *disk_mb* its /vz is a file system of its own, templates
+    included, of which it has none then; *ids* is the first id of its pool, 0 for one of its own.
+    """
+
+    def __init__(self, name: str = "", *, number: int = 1, disk_mb: int = 0, ids: int = 0) -> None:
         self.name = name or f"{os.getpid()}-{os.urandom(2).hex()}"
+        self.hostname = "node" if number == 1 else f"node{number}"
+        self.address4, self.address6 = f"{NETWORK4}{number}", f"{NETWORK6}{number}"
+        self.disk_mb = disk_mb
+        self.ids = ids or (10000 + int.from_bytes(os.urandom(2), "big") % 20000) * 65536
         self.home = SCRATCH / f"{PREFIX}{self.name}"
         self.cgroup_parent = f"vz/{PREFIX}{self.name}"
         self.holder: subprocess.Popen[bytes] | None = None
@@ -71,8 +80,7 @@ class Node:
         shutil.copytree(TREE / "etc", self.home / "etc", symlinks=True, dirs_exist_ok=True)
         for name in ("conf", "names", "dists"):
             (self.home / "etc" / name).mkdir(exist_ok=True)
-        uid = (10000 + int.from_bytes(os.urandom(2), "big") % 20000) * 65536
-        (self.home / "etc/vz.conf").write_text(VZ_CONF.format(uid=uid, name=f"{PREFIX}{self.name}"))
+        (self.home / "etc/vz.conf").write_text(VZ_CONF.format(uid=self.ids, name=f"{PREFIX}{self.name}"))
         (self.home / "owner").write_text(f"{os.getpid()} {start_time(os.getpid())}\n")
         templates = Path(os.environ.get("VZ_TEST_TEMPLATES", TREE / ".cache/templates"))
         templates.mkdir(parents=True, exist_ok=True)
@@ -84,21 +92,28 @@ class Node:
                     path.write_text(str(value))
                 except OSError:
                     self.saved.pop(name)
+        if self.disk_mb:
+            with open(self.home / "disk", "wb") as disk:
+                disk.truncate(self.disk_mb << 20)
+            subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", self.home / "disk"], check=True)
         home = shlex.quote(str(self.home))
         script = f"""
 set -e
 mkdir -p /etc/vz /vz /run/vz /var/lib/vzctl /run/netns
 mount --bind {home}/etc /etc/vz
+[ ! -e {home}/disk ] || mount -o loop {home}/disk {home}/vz
 mount --bind {home}/vz /vz
+mkdir -p -m 700 /vz/root /vz/private /vz/dump
+mkdir -p /vz/lock /vz/template/cache
 mount --bind {home}/state /var/lib/vzctl
 mount -t tmpfs -o mode=755 vz-node /run/vz
 mount -t tmpfs -o mode=755 vz-node /run/netns
-mount --bind {shlex.quote(str(templates))} /vz/template
-hostname node
+[ -e {home}/disk ] || mount --bind {shlex.quote(str(templates))} /vz/template
+hostname {self.hostname}
 ip link set lo up
 ip link add up0 type bridge
-ip addr add {ADDRESS4}/24 dev up0
-ip addr add {ADDRESS6}/64 dev up0 nodad
+ip addr add {self.address4}/24 dev up0
+ip addr add {self.address6}/64 dev up0 nodad
 ip link set up0 up
 sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 echo ready

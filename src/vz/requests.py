@@ -75,6 +75,39 @@ class Change:
         )  # fmt: skip
 
 
+class Migrate:
+    """The input of ``vzmigrate``: one CT to one node."""
+
+    __slots__ = (
+        "check_only",
+        "host",
+        "ignore",
+        "keep",
+        "mux",
+        "newid",
+        "online",
+        "remove",
+        "rsync",
+        "ssh",
+        "times",
+        "verbosity",
+    )
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.newid = 0  # the CT's id over there; 0: the same
+        self.remove = True
+        self.ssh = ""
+        self.rsync = ""
+        self.mux = False
+        self.online = False  # with its processes, memory and connections
+        self.keep = False  # files that have come stay there when the migration fails
+        self.check_only = False
+        self.ignore: frozenset[str] = frozenset()  # checks that only warn
+        self.times = False
+        self.verbosity = 0
+
+
 _LISTS = {
     "ipadd": "ip_add",
     "ipdel": "ip_del",

@@ -1,7 +1,7 @@
 """The programs of others that call these commands: each one's own words, and its own way of reading the answer.
 
-Written after the public code of the clients; what belongs to later versions (checkpoints, snapshots, /proc files,
-vzmemcheck) is refused here and checked to be.
+Written after the public code of the clients; what belongs to later versions (checkpoints, snapshots) is
+refused here and checked to be.
 """
 
 from __future__ import annotations

@@ -119,12 +119,12 @@ TABLE = [
     ("set", ["--nodemask", "0", "--save"], 20),
     ("set", ["--bridge", "br0", "--save"], 20),
     ("set", ["--ifname", "eth0", "--save"], 20),
-    ("set", ["--reset_ub"], 21),
+    ("set", ["--cpuweight", "5"], 21),
     ("set", ["--netif_add", "eth0", "--netif_add", "eth0", "--save"], 21),
     ("set", ["--nameserver", "inherit", "--nameserver", "192.0.2.1", "--save"], 21),
     ("set", ["--pci_add", "0:0.0", "--save"], 21),
     ("set", ["--capability", "sys_time:on", "--save"], 21),
-    ("set", ["--ioprio", "4", "--save"], 21),
+    ("set", ["--meminfo", "none", "--save"], 21),
     ("set", ["--userpasswd", "root", "--save"], 21),
 ]
 

@@ -59,7 +59,7 @@ def host() -> Iterator[Host]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
     with Node() as node:
-        for name in ("/usr/local", "/etc/vz", "/etc/sysctl.d"):
+        for name in ("/usr/local", "/etc/vz", "/etc/sysctl.d", "/etc/init.d"):
             done = node.run("mount", "-t", "tmpfs", "-o", "mode=755", "vz-install", name)
             assert done.returncode == 0, done.stderr
         made = Host(node)
@@ -123,7 +123,7 @@ def test_a_ct_lives_its_life_with_the_installed_commands(host: Host) -> None:
 
 def test_what_is_installed_belongs_to_root_and_can_be_read_by_all(host: Host) -> None:
     host.install()
-    for top in ("/usr/local", "/etc/vz", "/etc/sysctl.d"):
+    for top in ("/usr/local", "/etc/vz", "/etc/sysctl.d", "/etc/init.d"):
         found = snapshot(host.path(top))
         assert found
         for name, (mode, uid, gid, _) in found.items():
@@ -170,7 +170,7 @@ def test_commands_manual_and_completion_are_where_they_are_looked_for(host: Host
 
 def test_a_second_install_changes_nothing(host: Host) -> None:
     host.install()
-    before = {top: snapshot(host.path(top)) for top in ("/usr/local", "/etc/vz", "/etc/sysctl.d")}
+    before = {top: snapshot(host.path(top)) for top in ("/usr/local", "/etc/vz", "/etc/sysctl.d", "/etc/init.d")}
     assert "kept" not in host.install()
     assert {top: snapshot(host.path(top)) for top in before} == before
 

@@ -112,6 +112,16 @@ def test_a_lock_of_nobody_is_stale(vz: Vz, stopped: int, text: str) -> None:
     assert files(vz) == []
 
 
+def test_a_lock_of_a_process_that_nobody_collects_is_stale(vz: Vz, stopped: int) -> None:
+    dead = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie as long as we like
+    lock_of(vz, stopped).write_text(f"{dead.pid}\n")
+    done = vz("mount", stopped)
+    dead.wait()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"Removing stale lock file /vz/lock/{stopped}.lck\n"
+
+
 def test_a_lock_that_is_being_written_is_no_stale_one(vz: Vz, node: Node, stopped: int) -> None:
     assert node.holder is not None
     lock_of(vz, stopped).write_text("")

@@ -303,3 +303,13 @@ def test_status_of_a_root_that_is_the_private_area(vz: Vz, node: Node, ctid: int
     finally:
         conf.unlink()
         node.path(f"/vz/private/{ctid}").rmdir()
+
+
+def test_a_conf_that_names_no_layout_starts_as_what_its_area_is(vz: Vz, new_ct: Callable[..., int]) -> None:
+    """OpenVZ 3 and old 4 wrote no VE_LAYOUT; the node's default is for new CTs only."""
+    ct = new_ct(layout="simfs", start=False)
+    conf = vz.node.path(f"/etc/vz/conf/{ct}.conf")
+    lines = [line for line in conf.read_text().splitlines(keepends=True) if not line.startswith("VE_LAYOUT=")]
+    conf.write_text("".join(lines))
+    vz.ok("start", ct)
+    assert 'VE_LAYOUT="simfs"\n' in conf.read_text()

@@ -37,6 +37,29 @@ FORMS: list[tuple[list[str], str, tuple[str, str] | None]] = [
     (["--numproc", "100:200"], 'NUMPROC="100:200"', ("numproc.l", "200")),
     (["--ram", "1.5G"], f'PHYSPAGES="0:{3 * (1 << 29) // os.sysconf("SC_PAGE_SIZE")}"', ("vswap", "yes")),
     (["--swap", "unlimited"], 'SWAPPAGES="0:unlimited"', ("swappages.l", "9223372036854775807")),
+    (["--kmemsize", "14372700:14M"], f'KMEMSIZE="14372700:{14 << 20}"', ("kmemsize.l", str(14 << 20))),
+    (["-l", "256"], 'LOCKEDPAGES="256"', ("lockedpages.b", "256")),
+    (["--privvmpages", "1G:unlimited"], f'PRIVVMPAGES="{(1 << 30) // os.sysconf("SC_PAGE_SIZE")}:unlimited"', ("privvmpages.b", str((1 << 30) // os.sysconf("SC_PAGE_SIZE")))),
+    (["--shmpages", "10P:20P"], 'SHMPAGES="10:20"', ("shmpages.l", "20")),
+    (["--vmguarpages", "33792:unlimited"], 'VMGUARPAGES="33792:unlimited"', ("vmguarpages.b", "33792")),
+    (["--oomguarpages", "26112:9223372036854775807"], 'OOMGUARPAGES="26112:unlimited"', ("oomguarpages.b", "26112")),
+    (["--numtcpsock", "360:360"], 'NUMTCPSOCK="360"', ("numtcpsock.l", "360")),
+    (["-f", "188:206"], 'NUMFLOCK="188:206"', ("numflock.l", "206")),
+    (["--numpty", "16"], 'NUMPTY="16"', ("numpty.b", "16")),
+    (["--numsiginfo", "256"], 'NUMSIGINFO="256"', ("numsiginfo.b", "256")),
+    (["--tcpsndbuf", "1.5m:2703360"], 'TCPSNDBUF="1572864:2703360"', ("tcpsndbuf.l", "2703360")),
+    (["-b1720320:2703360"], 'TCPRCVBUF="1720320:2703360"', ("tcprcvbuf.l", "2703360")),
+    (["--othersockbuf", "1126080:2M"], 'OTHERSOCKBUF="1126080:2097152"', ("othersockbuf.l", "2097152")),
+    (["--dgramrcvbuf", "256K"], 'DGRAMRCVBUF="262144"', ("dgramrcvbuf.l", "262144")),
+    (["--numothersock", "360"], 'NUMOTHERSOCK="360"', ("numothersock.l", "360")),
+    (["--dcachesize", "3624960:3843072B"], 'DCACHESIZE="3624960:3843072"', ("dcachesize.l", "3843072")),
+    (["--numfile", "9312"], 'NUMFILE="9312"', ("numfile.l", "9312")),
+    (["--avnumproc", "180"], 'AVNUMPROC="180"', None),
+    (["--numiptent", "128"], 'NUMIPTENT="128"', ("numiptent.l", "128")),
+    (["--vm_overcommit", "1.50"], 'VM_OVERCOMMIT="1.5"', ("vm_overcommit", "1.5")),
+    (["--ioprio", "7"], 'IOPRIO="7"', ("ioprio", "7")),
+    (["--iolimit", "10"], 'IOLIMIT="10485760"', ("iolimit", "10485760")),
+    (["--iopslimit", "100"], 'IOPSLIMIT="100"', ("iopslimit", "100")),
     (["--capability", "CAP_CHOWN:off,sys_Nice:on"], 'CAPABILITY="CHOWN:off SYS_NICE:on"', ("capability", "chown:off,sys_nice:on")),
     (["--features", "PPP:on,sit:off"], 'FEATURES="ppp:on sit:off"', ("features", "ppp:on,sit:off")),
     (["--devices", "c:10:200:wr b:8:all:none"], 'DEVICES="c:10:200:rw b:8:all:none"', None),
@@ -80,5 +103,7 @@ def test_every_option_of_set_is_in_the_table() -> None:
     from vz.config.options import OPTIONS
 
     given = {word for option, _, _ in FORMS for word in option if word.startswith("--")} | {"--iptables"}
+    given |= {"--lockedpages", "--numflock", "--tcprcvbuf"}  # in their short forms
+    given |= {"--physpages", "--swappages"}  # by --ram and --swap, which are theirs
     wanted = [o for o in OPTIONS if o.attr in SET and o.flags and not o.later]
     assert {o.flags[0] for o in wanted} - given == set()

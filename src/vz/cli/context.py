@@ -6,7 +6,7 @@ import os
 
 from vz.cli.main import Globals
 from vz.config.nodeconfig import NodeConfig, load_node
-from vz.config.paths import CONF_DIR
+from vz.config.paths import CONF_DIR, STATE
 from vz.container.ct import Container, find, load
 from vz.ops import report
 
@@ -77,3 +77,21 @@ def _mended(
     ct = load(ctid, node, must_exist=must_exist)
     ct.mended = settle(ct) or done
     return action(ct) or 0
+
+
+def mend(options: Globals, node: NodeConfig, ctid: int) -> None:
+    """Mend what a killed command left, for commands that take no lock: it may have left the CT frozen.
+
+    One look-up in the usual case.  What is said of it goes to stderr; nobody waits where the writer is at work still.
+    """
+    if not os.path.exists(f"{STATE}/journal/{ctid}"):
+        return
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        os.dup2(2, 1)
+        locked(options, node, ctid, lambda ct: None)
+    finally:
+        os._exit(0)

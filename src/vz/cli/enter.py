@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vz.cli.context import prepare
+from vz.cli.context import mend, prepare
 from vz.cli.main import Globals
 from vz.container.ct import load
 from vz.errors import BadSyntax
@@ -18,5 +18,6 @@ def run(argv: list[str], options: Globals) -> int:
         typed = " ".join(argv[2:])
     from vz.ops.enter import enter
 
+    mend(options, node, ctid)
     enter(load(ctid, node), typed)
     return 0

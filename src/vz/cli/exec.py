@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vz.cli.context import prepare
+from vz.cli.context import mend, prepare
 from vz.cli.main import Globals, complain
 from vz.container.ct import load
 from vz.errors import BadSyntax, ExitCode, NotRunning, VzError
@@ -14,6 +14,7 @@ def run(argv: list[str], options: Globals) -> int:
     node, ctid = prepare(options, argv[0])
     if len(argv) < 2:
         raise BadSyntax("exec: a command is missing")
+    mend(options, node, ctid)
     try:
         status = exec_command(load(ctid, node), shell_argv(argv[1:]))
     except (NotRunning, VzError) as exc:

@@ -11,7 +11,7 @@ from vz.requests import Change
 
 
 def run(argv: list[str], options: Globals) -> int:
-    """vzctl set CTID OPTIONS… [--save] [--force] [--setmode restart|ignore]"""
+    """vzctl set CTID OPTIONS… [--save] [--force] [--setmode restart|ignore], or --reset_ub"""
     if argv[0] == "0":
         raise BadValue("Bad CT ID 0: the node's own limits are not available in this version")
     node, ctid = prepare(options, argv[0])
@@ -19,8 +19,10 @@ def run(argv: list[str], options: Globals) -> int:
     change = Change.of(values, flags)
 
     def action(ct: Container) -> int:
-        from vz.ops.set import set_values
+        from vz.ops.set import reset_ub, set_values
 
+        if "reset_ub" in flags:
+            return reset_ub(ct)
         return set_values(ct, change)
 
     return locked(options, node, ctid, action, must_exist=False)

@@ -12,8 +12,14 @@ PROGRAMS = {
     "vzifup-post": "vzifup_post",
     "vznetcfg": "vznetcfg",
     "vznetaddbr": "vznetaddbr",
+    "vzubc": "vzubc",
+    "vzcalc": "vzcalc",
+    "vzmemcheck": "vzmemcheck",
+    "vzcpucheck": "vzcpucheck",
+    "vzsplit": "vzsplit",
     "arpsend": "arpsend",
     "ndsend": "ndsend",
+    "vzmigrate": "vzmigrate",
 }
 
 VERBS = {
@@ -33,16 +39,16 @@ VERBS = {
     "enter": "enter",
     "runscript": "runscript",
     "console": "console",
+    "chkpnt": "chkpnt",
+    "suspend": "chkpnt",
+    "restore": "restore",
+    "resume": "restore",
+    "check": "check",
 }
 
-_CHECKPOINT = "checkpointing comes with a later one"
 _PLOOP = "snapshots and images come with the ploop layout"
 _QUOTA = "disk quota comes with a later one"
 LATER = {
-    "chkpnt": _CHECKPOINT,
-    "suspend": _CHECKPOINT,
-    "restore": _CHECKPOINT,
-    "resume": _CHECKPOINT,
     "snapshot": _PLOOP,
     "snapshot-switch": _PLOOP,
     "snapshot-delete": _PLOOP,

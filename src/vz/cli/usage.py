@@ -28,6 +28,11 @@ vzctl set <ctid> [--save] [--force] [--setmode restart|ignore]
    [--netdev_add <ifname>] [--netdev_del <ifname>]
     [--netfilter disabled|stateless|stateful|full]
     [--applyconfig <name>] [--ostemplate <name>] [--mount_opts <opts>]
+vzctl chkpnt <ctid> [--dumpfile <file>] [--keep-running]
+   [--suspend | --dump | --resume | --kill]
+vzctl restore <ctid> [--dumpfile <file>] [--skip-remount] [--skip_arpdetect]
+   [--undump | --resume | --kill]
+vzctl check <ctid>
 vzctl exec | exec2 <ctid> <command> [arg ...]
 vzctl enter <ctid> [--exec <command> [arg ...]]
 vzctl runscript <ctid> <script>

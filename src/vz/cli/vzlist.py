@@ -100,6 +100,8 @@ def _run(argv: list[str]) -> int:
         _write(1, to_json(rows, fields if asked.fields_given else [name for name, _, _ in BASE]))
     else:
         _write(1, table(rows, fields, "H" not in asked.flags, "t" in asked.flags))
+    for row in rows:
+        row.keep()
     return 0
 
 
@@ -253,7 +255,7 @@ def raw(row: Row, field: str) -> Any:
     if name in UBC_NAMES:
         if part in ("b", "l"):
             return row.value(name)[PARTS[part]]
-        return row.value(name)[PARTS.get(part, 0)] if row.is_counted(name) else None
+        return row.value(name)[PARTS.get(part, 0)] if row.running else None
     if name in DISK:
         pair = getattr(row.ct.conf, name) if name.upper() in row.ct.conf.values else None
         return None if not part or pair is None else pair[0 if part == "s" else 1]

@@ -11,6 +11,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from vz.resources.beancounters import Reading
+
+UNLIMITED = 9223372036854775807
+
 UBC = (
     ("kmemsize", "KMEMSIZE"), ("lockedpages", "LOCKEDP"), ("privvmpages", "PRIVVMP"), ("shmpages", "SHMP"),
     ("numproc", "NPROC"), ("physpages", "PHYSP"), ("vmguarpages", "VMGUARP"), ("oomguarpages", "OOMGUARP"),
@@ -68,10 +72,11 @@ def listed() -> list[tuple[str, str]]:
 class Row:
     """One CT as vzlist sees it: values are asked for by name and read when they are."""
 
-    __slots__ = ("ct", "running", "status")
+    __slots__ = ("_reading", "ct", "running", "status")
 
     def __init__(self, ct: Container) -> None:
         self.ct = ct
+        self._reading: Reading | None = None
         self.running = ct.is_running()
         if self.running:
             self.status = "running"
@@ -101,7 +106,7 @@ class Row:
             return (conf.ve_layout or "simfs").partition(":")[0]
         if name == "vswap":
             limit = conf.physpages
-            return bool(limit and limit[1] < 9223372036854775807)
+            return bool(limit and limit[1] < UNLIMITED)
         if name in ("hostname", "name", "ostemplate"):  # as text: no option table for the default columns
             return ct.conf.values.get(name.upper()) or None
         if name == "uptime":
@@ -120,6 +125,11 @@ class Row:
             found = usage.cpu(ct)
             if found is not None:
                 return found[name == "cpuunits"]
+        if name in ("iolimit", "iopslimit") and self.running:
+            from vz.resources import blkio
+
+            value = blkio.current(ct)[name == "iopslimit"]
+            return value if value or name.upper() in conf.values else None
         return getattr(conf, name)
 
     def _addresses(self) -> list[str]:
@@ -145,25 +155,33 @@ class Row:
 
     def _ubc(self, name: str) -> tuple[int, int, int, int, int]:
         """Return (held, maxheld, barrier, limit, failcnt)."""
+        if self.running:
+            if name == "numproc":  # a default column: cgroups alone know it, its maximum too
+                from vz.resources import usage
+
+                held, maxheld, failed = usage.counter(self.ct, name)
+                limit = usage.numproc_limit(self.ct)
+                return (
+                    held,
+                    maxheld,
+                    UNLIMITED if limit is None else limit,
+                    UNLIMITED if limit is None else limit,
+                    failed,
+                )
+            return self.reading().counter(name).fields()
         value = getattr(self.ct.conf, name) if name.upper() in self.ct.conf.values else None
-        unlimited = 9223372036854775807
-        barrier, limit = value or (unlimited, unlimited)
-        if not self.running:
-            return 0, 0, barrier, limit, 0
-        if name == "numproc":  # there always is one, said or not
-            from vz.resources import usage
+        barrier, limit = value or (UNLIMITED, UNLIMITED)
+        return 0, 0, barrier, limit, 0
 
-            barrier = limit = usage.numproc_limit(self.ct) or limit
-        held, maxheld, failed = self._usage(name)
-        return held, maxheld, barrier, limit, failed
+    def reading(self) -> Reading:
+        """Return the CT's beancounters, read once."""
+        if self._reading is None:
+            from vz.resources.beancounters import Reading
 
-    def _usage(self, name: str) -> tuple[int, int, int]:
-        from vz.resources import usage
+            self._reading = Reading(self.ct)
+        return self._reading
 
-        return usage.counter(self.ct, name)
-
-    def is_counted(self, name: str) -> bool:
-        """Tell whether it is known what the CT holds of counter *name*."""
-        from vz.resources import usage
-
-        return self.running and name in usage.COUNTED
+    def keep(self) -> None:
+        """Write down the maxima of what was read."""
+        if self._reading is not None:
+            self._reading.keep()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vz.config import units, values
 from vz.config.netif import parse_netif_add, parse_on_off
-from vz.config.options import NEVER, PLOOP, RESOURCES, Option
+from vz.config.options import NEVER, PLOOP, Option
 
 GENERAL = "General"
 NETWORK = "Network"
@@ -84,7 +84,7 @@ ACTIONS: tuple[tuple[str, Option], ...] = (
         GENERAL,
         Option("setmode", "", "--setmode", _setmode, "restart|ignore", "How to go on with what needs a restart."),
     ),
-    (GENERAL, _flag("reset_ub", "--reset_ub", "Apply the conf's limits again; stands alone.", RESOURCES)),
+    (GENERAL, _flag("reset_ub", "--reset_ub", "Apply the conf's beancounters again; stands alone.")),
     (
         GENERAL,
         Option("config", "", "--config", units.parse_word, "NAME", "Sample configuration to start from.", "create"),

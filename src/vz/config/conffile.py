@@ -12,7 +12,8 @@ import os
 from vz.errors import InvalidConfig
 
 LIMIT_BYTES = 1 << 20
-ALIASES = {"DCACHE": "DCACHESIZE", "IPTENTRIES": "NUMIPTENT"}
+ALIASES = {"DCACHE": "DCACHESIZE", "IPTENTRIES": "NUMIPTENT", "IP_ADDRESS": "IP_ADDR"}
+KEPT = frozenset(("IP_ADDRESS",))  # OpenVZ's own word, which other programs look for: where it stands it stays
 _ESCAPED = frozenset('\\"$`')
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 # stored for a shell to expand: whoever sources the file has VEID set
@@ -118,8 +119,9 @@ class ConfFile:
             return
         self._values[key] = value
         self._changed = True
-        line = f'{key}="{_escape(value, key in _WITH_VEID)}"'
         index = self._find(key)
+        word = key if index is None else self._lines[index].partition("=")[0].strip()
+        line = f'{word if word in KEPT else key}="{_escape(value, key in _WITH_VEID)}"'
         if index is not None:
             self._lines[index] = line
             if index == len(self._lines) - 1:

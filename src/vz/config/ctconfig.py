@@ -101,7 +101,7 @@ class CTConfig:
         What ``start`` prints: keys of options that this version does not have yet are named in one line.
         """
         from vz.config.nodeconfig import NODE_KEYS, OLD_KEYS
-        from vz.config.options import BY_KEY, IN_FORCE, OTHER_KEYS
+        from vz.config.options import BY_KEY, OTHER_KEYS
         from vz.config.values import PARTS_OF_NETFILTER, forbidden_capabilities, part_of_netfilter, vain_features
 
         later = []
@@ -113,7 +113,7 @@ class CTConfig:
                     self.warnings.append(f"Warning at {self._where(key)}: unknown parameter {key}, ignored")
                 continue
             value = getattr(self, option.attr)
-            if option.later and value is not None and key not in IN_FORCE:
+            if option.later and value is not None:
                 later.append(key)
         if self.netfilter in PARTS_OF_NETFILTER:
             self.warnings.append(part_of_netfilter(self.netfilter))

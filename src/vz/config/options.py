@@ -76,29 +76,29 @@ def _number(low: int = 0, high: int = UNLIMITED) -> Callable[[str], int]:
     return lambda text: units.parse_count(text, low, high)
 
 
-_UBC_ROWS = (  # attr, flags, kind, what brings it, help
-    ("kmemsize", "--kmemsize -k", "bytes", RESOURCES, "Kernel memory."),
-    ("lockedpages", "--lockedpages -l", "pages", RESOURCES, "Memory locked by mlock(2)."),
-    ("privvmpages", "--privvmpages", "pages", RESOURCES, "Private address space."),
-    ("shmpages", "--shmpages", "pages", RESOURCES, "Shared memory and tmpfs."),
-    ("numproc", "--numproc -p", "items", "", "Processes and threads; the limit holds."),
-    ("physpages", "--physpages", "pages", RESOURCES, "Memory; --ram sets it to 0:N."),
-    ("vmguarpages", "--vmguarpages", "pages", RESOURCES, "Memory allocation guarantee."),
-    ("oomguarpages", "--oomguarpages", "pages", RESOURCES, "Out-of-memory guarantee."),
-    ("numtcpsock", "--numtcpsock", "items", RESOURCES, "TCP sockets."),
-    ("numflock", "--numflock -f", "items", RESOURCES, "File locks."),
-    ("numpty", "--numpty -t", "items", RESOURCES, "Pseudo-terminals; the limit counts from the next start; 1024."),
-    ("numsiginfo", "--numsiginfo -i", "items", RESOURCES, "Queued signals."),
-    ("tcpsndbuf", "--tcpsndbuf", "bytes", RESOURCES, "TCP send buffers."),
-    ("tcprcvbuf", "--tcprcvbuf -b", "bytes", RESOURCES, "TCP receive buffers."),
-    ("othersockbuf", "--othersockbuf", "bytes", RESOURCES, "Buffers of other sockets."),
-    ("dgramrcvbuf", "--dgramrcvbuf", "bytes", RESOURCES, "Datagram receive buffers."),
-    ("numothersock", "--numothersock", "items", RESOURCES, "Sockets other than TCP."),
-    ("dcachesize", "--dcachesize -x", "bytes", RESOURCES, "Directory entries held in memory."),
-    ("numfile", "--numfile -n", "items", RESOURCES, "Open files."),
-    ("avnumproc", "--avnumproc", "items", RESOURCES, "Average number of processes."),
-    ("numiptent", "--numiptent -e", "items", RESOURCES, "Netfilter rules; 16 at least."),
-    ("swappages", "--swappages", "pages", RESOURCES, "Swap; --swap sets it to 0:N."),
+_UBC_ROWS = (  # attr, flags, kind, help
+    ("kmemsize", "--kmemsize -k", "bytes", "Kernel memory."),
+    ("lockedpages", "--lockedpages -l", "pages", "Memory locked by mlock(2)."),
+    ("privvmpages", "--privvmpages", "pages", "Private address space."),
+    ("shmpages", "--shmpages", "pages", "Shared memory and tmpfs."),
+    ("numproc", "--numproc -p", "items", "Processes and threads; the limit holds."),
+    ("physpages", "--physpages", "pages", "Memory; --ram sets it to 0:N."),
+    ("vmguarpages", "--vmguarpages", "pages", "Memory allocation guarantee."),
+    ("oomguarpages", "--oomguarpages", "pages", "Out-of-memory guarantee."),
+    ("numtcpsock", "--numtcpsock", "items", "TCP sockets."),
+    ("numflock", "--numflock -f", "items", "File locks."),
+    ("numpty", "--numpty -t", "items", "Pseudo-terminals; 1024."),
+    ("numsiginfo", "--numsiginfo -i", "items", "Queued signals."),
+    ("tcpsndbuf", "--tcpsndbuf", "bytes", "TCP send buffers."),
+    ("tcprcvbuf", "--tcprcvbuf -b", "bytes", "TCP receive buffers."),
+    ("othersockbuf", "--othersockbuf", "bytes", "Buffers of other sockets."),
+    ("dgramrcvbuf", "--dgramrcvbuf", "bytes", "Datagram receive buffers."),
+    ("numothersock", "--numothersock", "items", "Sockets other than TCP."),
+    ("dcachesize", "--dcachesize -x", "bytes", "Directory entries held in memory."),
+    ("numfile", "--numfile -n", "items", "Open files."),
+    ("avnumproc", "--avnumproc", "items", "Average number of processes."),
+    ("numiptent", "--numiptent -e", "items", "Netfilter rules; 16 at least."),
+    ("swappages", "--swappages", "pages", "Swap; --swap sets it to 0:N."),
 )
 UBC_KINDS = {row[0]: row[2] for row in _UBC_ROWS}
 
@@ -291,9 +291,8 @@ UBC = tuple(
         "BARRIER[:LIMIT]",
         text,
         form=units.format_ubc,
-        later=later,
     )
-    for attr, flags, kind, later, text in _UBC_ROWS
+    for attr, flags, kind, text in _UBC_ROWS
 )
 
 MEMORY = (
@@ -303,9 +302,8 @@ MEMORY = (
         "--vm_overcommit",
         values.parse_float,
         "FACTOR",
-        "PRIVVMPAGES as a multiple of RAM and swap.",
+        "PRIVVMPAGES as a multiple of RAM and swap, where that is not set.",
         form=values.format_float,
-        later=RESOURCES,
     ),
     Option(
         "meminfo",
@@ -377,7 +375,7 @@ DISK = (
         "restart",
         later=RESOURCES,
     ),
-    Option("ioprio", "IOPRIO", "--ioprio", _number(0, 7), "0-7", "Disk I/O priority; 4.", later=RESOURCES),
+    Option("ioprio", "IOPRIO", "--ioprio", _number(0, 7), "0-7", "Disk I/O priority; 4."),
     Option(
         "iolimit",
         "IOLIMIT",
@@ -386,7 +384,6 @@ DISK = (
         "N",
         "Disk bytes a second (command line: a bare number is MB); 0: no limit.",
         set=values.set_iolimit,
-        later=RESOURCES,
     ),
     Option(
         "iopslimit",
@@ -395,7 +392,6 @@ DISK = (
         _number(0, units.INT_MAX),
         "N",
         "Disk operations a second; 0: no limit.",
-        later=RESOURCES,
     ),
 )
 
@@ -463,9 +459,6 @@ OPTIONS: tuple[Option, ...] = tuple(option for _title, group in GROUPS for optio
 BY_ATTR = {option.attr: option for option in OPTIONS}
 BY_KEY = {option.key: option for option in OPTIONS}
 BY_FLAG = {flag: option for option in OPTIONS for flag in option.flags}
-
-# keys that count already, though their own flags come later: --ram and --swap set the first two, start reads the third
-IN_FORCE = frozenset(("PHYSPAGES", "SWAPPAGES", "NUMPTY"))
 
 # known keys of a CT's conf that are no option here; kept
 OTHER_KEYS = frozenset("VEID CONFIGFILE TEMPLATE VETH IPV6 PCI DISTRIBUTION".split())

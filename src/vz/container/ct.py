@@ -12,6 +12,7 @@ from vz.errors import BadValue, ExitCode, NoContainerConfig, VzError
 
 DEFAULT_ID_COUNT = 65536
 MAX_CTID = 2147483644
+KEPT = "left-running"  # in a dump: the CT ran on after it, so it is no place to go on from by itself
 NO_ADDRESS = ("0.0.0.0", "::")  # words of old configurations
 
 
@@ -71,7 +72,8 @@ class Container:
         return is_mounted(self.root, self.private)
 
     def is_suspended(self) -> bool:
-        return os.path.exists(self.dump_path)
+        """Tell whether a dump waits for the CT to go on from it."""
+        return os.path.exists(self.dump_path) and not os.path.exists(f"{self.dump_path}/{KEPT}")
 
     def addresses(self) -> list[str]:
         """Return the CT's addresses without masks; IPv6 ones only where the node has it on."""

@@ -114,6 +114,21 @@ def owner_of(first: int) -> int | None:
     return next((kept.ctid for kept in _read(first // RANGE) if kept.first == first and not kept.destroyed), None)
 
 
+def is_free(first: int, count: int, ctid: int) -> bool:
+    """Tell whether nobody but *ctid* has a part of the range of *count* ids from *first* on, with files that are still
+    being deleted too."""
+    return all(kept.ctid == ctid for kept in _overlapping(first, count))
+
+
+def ranges_of(ctid: int) -> list[int]:
+    """Return the first ids of the ranges that are kept for the living CT *ctid*."""
+    try:
+        slots = [int(name) for name in os.listdir(IDS_DIR) if name.isascii() and name.isdigit()]
+    except FileNotFoundError:
+        return []
+    return sorted({kept.first for slot in slots for kept in _read(slot) if kept.ctid == ctid and not kept.destroyed})
+
+
 def retire(first: int, ctid: int) -> None:
     """Note that the CT of the range at *first* is being destroyed: once its files are gone, release() follows."""
     if not os.path.isdir(IDS_DIR):

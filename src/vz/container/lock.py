@@ -60,6 +60,13 @@ class CTLock:
             os.close(self._fd)
             self._fd = -1
 
+    def holder(self) -> int:
+        """Return the pid of who has the lock, 0 for nobody or somebody who does not say."""
+        try:
+            return _pid(read_text(self.path).partition("\n")[0].strip())
+        except OSError:
+            return 0
+
     def _take(self) -> None:
         self._fd, temporary = self._new_file()
         try:

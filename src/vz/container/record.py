@@ -1,8 +1,9 @@
 """The record of a running CT: what the kernel cannot tell, in ``/run/vz/CTID/record``.
 
-Text, one ``key=value`` a line; ``external``, ``netif``, ``mac`` and ``netdev`` lines repeat.  Dump, restore, exec and
-stop derive everything from the configuration and this file.  It is written before the first thing is made
-(``init_pid=0``), so a killed start leaves a trace that the next command can follow; ``stage`` says how far it came.
+Text, one ``key=value`` a line; ``external``, ``netif``, ``mac``, ``rlimit`` and ``netdev`` lines repeat.  Dump,
+restore, exec and stop derive everything from the configuration and this file.  It is written before the first thing
+is made (``init_pid=0``), so a killed start leaves a trace that the next command can follow; ``stage`` says how far it
+came.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Record:
         "netdev_indexes",
         "netdevs",
         "netifs",
+        "rlimits",
         "root",
         "stage",
         "started_at",
@@ -59,6 +61,7 @@ class Record:
         self.externals: list[External] = []
         self.netifs: list[tuple[str, str]] = []  # (name on the host, name inside)
         self.macs: dict[str, str] = {}  # name on the host of a bridged interface: the MAC that it is held to
+        self.rlimits: dict[int, int] = {}  # RLIMIT_ number: the hard limit of all its processes
         self.netdevs: list[str] = []  # host devices moved in
         self.netdev_indexes: dict[str, int] = {}  # their indexes inside: a CT may rename what it was given
 
@@ -66,8 +69,8 @@ class Record:
         """Tell whether init runs; a zombie does not."""
         return self.init_pid > 0 and self.init_start > 0 and starttime(self.init_pid) == self.init_start
 
-    def save(self) -> None:
-        """Write the record; its directory is made.  Nothing is synced: a reboot ends what it describes."""
+    def text(self) -> str:
+        """Return the record as it is written."""
         lines = [
             f"stage={self.stage}",
             f"init_pid={self.init_pid}",
@@ -81,13 +84,17 @@ class Record:
         lines += [f"external={item.key} {_quote(item.source)} {_quote(item.target)}" for item in self.externals]
         lines += [f"netif={outside} {inside}" for outside, inside in self.netifs]
         lines += [f"mac={outside} {mac}" for outside, mac in self.macs.items()]
+        lines += [f"rlimit={number} {hard}" for number, hard in self.rlimits.items()]
         lines += [f"netdev={name} {self.netdev_indexes.get(name, 0)}" for name in self.netdevs]
+        return "\n".join(lines) + "\n"
+
+    def save(self) -> None:
+        """Write the record; its directory is made.  Nothing is synced: a reboot ends what it describes."""
         folder = f"{RUN}/{self.ctid}"
-        text = "\n".join(lines) + "\n"
         if not os.path.isdir(folder):
             make_dirs(RUN, 0o711)
             make_dirs(folder, 0o700)
-        write_atomically(f"{folder}/record", text.encode("utf-8", "surrogateescape"), 0o600, durable=False)
+        write_atomically(f"{folder}/record", self.text().encode("utf-8", "surrogateescape"), 0o600, durable=False)
 
 
 def load_record(ctid: int) -> Record | None:
@@ -96,6 +103,11 @@ def load_record(ctid: int) -> Record | None:
         text = read_text(f"{RUN}/{ctid}/record")
     except OSError:
         return None
+    return parse_record(ctid, text)
+
+
+def parse_record(ctid: int, text: str) -> Record | None:
+    """Return the record that *text* is; None for an unreadable one."""
     record = Record(ctid)
     try:
         for line in text.splitlines():
@@ -122,6 +134,9 @@ def _take(record: Record, line: str) -> None:
     elif key == "mac":
         outside, _, mac = value.partition(" ")
         record.macs[outside] = mac
+    elif key == "rlimit":
+        number, _, hard = value.partition(" ")
+        record.rlimits[int(number)] = int(hard)
     elif key == "netdev":
         name, _, index = value.partition(" ")
         record.netdevs.append(name)

@@ -126,15 +126,63 @@ def unpack(node: NodeConfig, template: Template) -> str:
     tree = f"{home}/{template.digest}/fs"
     if os.path.isdir(tree):
         return tree
-    make_dirs(home, 0o700)  # set-uid files in it are not for the host's users
-    lock = os.open(f"{home}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _lock(home)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.isdir(tree):
             _unpack(node, template, home)
     finally:
         os.close(lock)
     return tree
+
+
+def _lock(home: str) -> int:
+    make_dirs(home, 0o700)  # set-uid files in it are not for the host's users
+    lock = os.open(f"{home}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def incoming(node: NodeConfig, digest: str, suffix: str = "") -> str:
+    """Return where a copy of the template with *digest* is put on its way from another node: an archive, or (no
+    *suffix*) a directory that is made here."""
+    path = f"{node.template}/unpacked/.{digest}.in{suffix}"
+    make_dirs(os.path.dirname(path) if suffix else path, 0o700)
+    return path
+
+
+def place_archive(node: NodeConfig, digest: str, name: str, suffix: str) -> None:
+    """Unpack what has come as incoming(); it goes into the cache too where there is no template *name*.
+
+    Raises:
+        VzError: it is not what *digest* says (48), or as unpack().
+    """
+    path = incoming(node, digest, suffix)
+    try:
+        if digest_of(path) != digest:
+            raise VzError(f"The copy of template {name} is damaged", ExitCode.FS_NEW_VE_PRVT)
+        if find_tarball(node, name) is None:
+            make_dirs(cache_dir(node), 0o755)
+            os.chmod(path, 0o644)
+            os.replace(path, f"{cache_dir(node)}/{name}{suffix}")
+            unpack(node, lookup(node, name))
+        else:  # another version of that name is here, or the same: the name keeps its meaning
+            unpack(node, Template("", path, digest, {}))
+    finally:
+        if os.path.exists(path):
+            os.unlink(path)
+
+
+def place_tree(node: NodeConfig, digest: str) -> None:
+    """Take the unpacked tree that has come as incoming() for the template with *digest*."""
+    home = f"{node.template}/unpacked"
+    lock = _lock(home)
+    try:
+        if os.path.isdir(f"{home}/{digest}/fs"):
+            _remove_tree(incoming(node, digest))
+        else:
+            os.rename(incoming(node, digest), f"{home}/{digest}")
+    finally:
+        os.close(lock)
 
 
 def _unpack(node: NodeConfig, template: Template, home: str) -> None:
@@ -150,11 +198,12 @@ def _unpack(node: NodeConfig, template: Template, home: str) -> None:
         found = archive.unpack(
             template.tarball, f"{temporary}/fs", limit_bytes, node.number("TEMPLATE_MAX_FILES", archive.MAX_FILES)
         )
-        facts = read_facts(node, template.name)
-        facts.update(describe(f"{temporary}/fs"))
-        facts["files"] = str(found.files)
-        facts["unpacked_bytes"] = str(found.size_bytes)
-        write_facts(node, template.name, facts)
+        if template.name:
+            facts = read_facts(node, template.name)
+            facts.update(describe(f"{temporary}/fs"))
+            facts["files"] = str(found.files)
+            facts["unpacked_bytes"] = str(found.size_bytes)
+            write_facts(node, template.name, facts)
         os.rename(temporary, f"{home}/{template.digest}")
     except BaseException:
         _remove_tree(temporary)

@@ -1,4 +1,4 @@
-"""The one BPF program that we need: a device filter on a cgroup2 directory, assembled by hand; see bpf(2).
+"""BPF assembled by hand: bpf(2) itself, and the device filter of a cgroup2 directory.
 
 It works on a cgroup2 tree without controllers too, so one filter serves both cgroup versions.
 """
@@ -53,17 +53,17 @@ def device_program(rules: list[DeviceRule]) -> bytes:
 
     The context is {u32 access_type, major, minor}; access_type is the kind in its low 16 bits, the access above.
     """
-    code = [_insn(_LDX_W, 2, 1, 0, 0), _insn(_LDX_W, 4, 1, 4, 0), _insn(_LDX_W, 5, 1, 8, 0)]
-    code += [_insn(_MOV_X, 3, 2), _insn(_RSH_K, 3, 0, 0, 16), _insn(_AND_K, 2, 0, 0, 0xFFFF)]
+    code = [insn(_LDX_W, 2, 1, 0, 0), insn(_LDX_W, 4, 1, 4, 0), insn(_LDX_W, 5, 1, 8, 0)]
+    code += [insn(_MOV_X, 3, 2), insn(_RSH_K, 3, 0, 0, 16), insn(_AND_K, 2, 0, 0, 0xFFFF)]
     for rule in rules:
-        body = [_insn(_MOV_X, 6, 3), _insn(_AND_K, 6, 0, 0, rule.access), _insn(_JNE_X, 6, 3, 2)]
-        body += [_insn(_MOV_K, 0, 0, 0, 1), _insn(_EXIT)]
+        body = [insn(_MOV_X, 6, 3), insn(_AND_K, 6, 0, 0, rule.access), insn(_JNE_X, 6, 3, 2)]
+        body += [insn(_MOV_K, 0, 0, 0, 1), insn(_EXIT)]
         if rule.minor is not None:
-            body.insert(0, _insn(_JNE_K, 5, 0, len(body), rule.minor))
-        body.insert(0, _insn(_JNE_K, 4, 0, len(body), rule.major))
-        body.insert(0, _insn(_JNE_K, 2, 0, len(body), rule.kind))
+            body.insert(0, insn(_JNE_K, 5, 0, len(body), rule.minor))
+        body.insert(0, insn(_JNE_K, 4, 0, len(body), rule.major))
+        body.insert(0, insn(_JNE_K, 2, 0, len(body), rule.kind))
         code += body
-    code += [_insn(_MOV_K, 0, 0, 0, 0), _insn(_EXIT)]
+    code += [insn(_MOV_K, 0, 0, 0, 0), insn(_EXIT)]
     return b"".join(code)
 
 
@@ -84,7 +84,7 @@ def load(program: bytes, name: str = "vz_devices") -> int:
         0,
         name.encode()[:15],
     )
-    return _bpf(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
+    return call(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
 
 
 def attach(program_fd: int, cgroup: str) -> None:
@@ -95,7 +95,7 @@ def attach(program_fd: int, cgroup: str) -> None:
         old = _attached(directory)
         flags = BPF_F_ALLOW_MULTI | (BPF_F_REPLACE if old >= 0 else 0)
         attr = struct.pack("IIIII", directory, program_fd, BPF_CGROUP_DEVICE, flags, max(old, 0))
-        _bpf(BPF_PROG_ATTACH, attr, "BPF_PROG_ATTACH")
+        call(BPF_PROG_ATTACH, attr, "BPF_PROG_ATTACH")
         if old >= 0:
             os.close(old)
     finally:
@@ -104,20 +104,27 @@ def attach(program_fd: int, cgroup: str) -> None:
 
 def _attached(directory: int) -> int:
     """Return a descriptor of the directory's own device filter, -1 when it has none."""
+    ids = attached_ids(directory, BPF_CGROUP_DEVICE)
+    if not ids:
+        return -1
+    return call(BPF_PROG_GET_FD_BY_ID, struct.pack("III", ids[0], 0, 0), "BPF_PROG_GET_FD_BY_ID")
+
+
+def call(command: int, attr: bytes, name: str) -> int:
+    """bpf(2) with the union *attr*; *name* is the command's, for the error."""
+    buffer = ffi.create_string_buffer(attr, len(attr))
+    return check(syscall(nr(_NR_BPF), command, buffer, len(attr)), name)
+
+
+def attached_ids(directory: int, where: int) -> list[int]:
+    """Return the ids of the programs that the cgroup open as *directory* itself has for attach type *where*."""
     ids = (ffi.c_uint32 * 8)()
-    attr = struct.pack("IIIIQII", directory, BPF_CGROUP_DEVICE, 0, 0, ffi.addressof(ids), 8, 0)
+    attr = struct.pack("IIIIQII", directory, where, 0, 0, ffi.addressof(ids), 8, 0)
     buffer = ffi.create_string_buffer(attr, len(attr))
     check(syscall(nr(_NR_BPF), BPF_PROG_QUERY, buffer, len(attr)), "BPF_PROG_QUERY")
-    count = struct.unpack_from("I", buffer.raw, 24)[0]
-    if not count:
-        return -1
-    return _bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("III", ids[0], 0, 0), "BPF_PROG_GET_FD_BY_ID")
+    return [int(number) for number in ids[: struct.unpack_from("I", buffer.raw, 24)[0]]]
 
 
-def _bpf(command: int, attr: bytes, call: str) -> int:
-    buffer = ffi.create_string_buffer(attr, len(attr))
-    return check(syscall(nr(_NR_BPF), command, buffer, len(attr)), call)
-
-
-def _insn(op: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
+def insn(op: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
+    """Return one instruction."""
     return struct.pack("<BBhi", op, (src << 4) | dst, off, imm)

@@ -115,6 +115,15 @@ def make(path: str) -> bool:
         return False
 
 
+def make_path(path: str) -> None:
+    """Make cgroup *path* with what is missing above it."""
+    try:
+        make(path)
+    except FileNotFoundError:
+        make_path(os.path.dirname(path))
+        make(path)
+
+
 def remove(path: str, patience_s: float = 2.0) -> None:
     """Remove cgroup *path* and those below it; a memory group is busy for some milliseconds after its last process.
 

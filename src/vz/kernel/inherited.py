@@ -34,16 +34,21 @@ LIMITS: tuple[tuple[int, int], ...] = (
     (0, 0),  # RTPRIO
     (INFINITY, INFINITY),  # RTTIME
 )
-SIGPENDING, MSGQUEUE = 11, 12
+MEMLOCK, SIGPENDING, MSGQUEUE = 8, 11, 12
 _NR_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 
 
-def reset() -> None:
+def reset(own: dict[int, int] | None = None) -> None:
     """Put the limits, priorities and odd modes of this process back to ordinary ones, as far as it may.
+
+    *own* has hard limits that the CT has in their place, by number: those of MEMLOCK and SIGPENDING are set here, where
+    they can be raised, the rest by ``lower`` when nothing but execve is left.
 
     A hard limit that the caller has lowered is kept where CAP_SYS_RESOURCE is not there to raise it.
     """
     for number, (soft, hard) in enumerate(LIMITS):
+        if own and number in own and number in (MEMLOCK, SIGPENDING):
+            soft = hard = own[number]
         _set_limit(number, soft, hard)
     if os.getpriority(os.PRIO_PROCESS, 0):
         _try(os.setpriority, os.PRIO_PROCESS, 0, 0)
@@ -53,6 +58,13 @@ def reset() -> None:
     syscall(nr(_NR_IOPRIO_SET), 1, 0, 0)
     libc.personality(ffi.c_ulong(0))
     _reset_oom_score()
+
+
+def lower(own: dict[int, int]) -> None:
+    """Set those of the hard limits *own* that ``reset`` has left, the soft ones no higher."""
+    for number, hard in own.items():
+        if number not in (MEMLOCK, SIGPENDING):
+            _set_limit(number, LIMITS[number][0], hard)
 
 
 def seal_imports() -> None:
@@ -76,16 +88,18 @@ def _set_limit(number: int, soft: int, hard: int) -> None:
             return
 
 
-def lower_counted_limits() -> None:
+def lower_counted_limits(signals: int = 0) -> None:
     """Lower what becomes the cap of a user namespace made next to a quarter of this user's own, who is charged too.
 
-    The hard limits stay: a child can have its own back, not the namespace.  See user_namespaces(7), getrlimit(2).
+    *signals* is the cap of queued signals in place of that.  The hard limits stay: a child can have its own back, not
+    the namespace.  See user_namespaces(7), getrlimit(2).
     """
     pair = ffi.create_string_buffer(16)
     for number in (SIGPENDING, MSGQUEUE):
         libc.getrlimit(ffi.c_int(number), pair)
         _, hard = struct.unpack("QQ", pair.raw)
-        libc.setrlimit(ffi.c_int(number), struct.pack("QQ", hard // 4, hard))
+        cap = min(signals, hard) if signals and number == SIGPENDING else hard // 4
+        libc.setrlimit(ffi.c_int(number), struct.pack("QQ", cap, hard))
 
 
 def _reset_oom_score() -> None:

@@ -57,6 +57,16 @@ def _write_id_maps(pid: int, base: int, count: int) -> None:
 
 
 _userns: dict[tuple[int, int], int] = {}
+_signals = 0
+
+
+def cap_signals(count: int) -> None:
+    """Let user namespaces made from now on hold *count* queued signals in all.
+
+    Only where the namespace's owner is counted alone: root of a nested host owns those of all its CTs.
+    """
+    global _signals
+    _signals = count
 
 
 def userns(base: int, count: int) -> int:
@@ -80,8 +90,9 @@ def _open_userns(base: int, count: int) -> int:
             # What the CT takes of inotify instances, queued signals, message queues, namespaces and the like is also
             # counted for the user who made its namespace: it shall not be root.  But where root itself has no
             # CAP_SYS_RESOURCE (a nested host) it has to own the namespace, or criu may not read the tasks' limits.
-            inherited.lower_counted_limits()
-            if capabilities.is_in_bounding_set(capabilities.number("sys_resource")):
+            alone = capabilities.is_in_bounding_set(capabilities.number("sys_resource"))
+            inherited.lower_counted_limits(_signals if alone else 0)
+            if alone:
                 prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
                 os.setresgid(base, base, base)
                 os.setresuid(base, base, base)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 NR_clone3 = 435
 CLONE_PARENT = 0x8000
 CLONE_INTO_CGROUP = 1 << 33
+NR_pidfd_getfd = 438
+IOPRIO_WHO_PROCESS = 1
+_NR_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_NR_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -242,6 +246,27 @@ def wait_pidfd(pidfd: int, timeout_s: float | None) -> bool:
 def pidfd_send_signal(pidfd: int, signal: int) -> None:
     """Send *signal* to the process of *pidfd*; ESRCH when it is gone; see pidfd_send_signal(2)."""
     _signal.pidfd_send_signal(pidfd, signal)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """Return a copy of descriptor *fd* of the process of *pidfd*; see pidfd_getfd(2) (Linux 5.6)."""
+    from .libc import check, syscall
+
+    return check(syscall(NR_pidfd_getfd, pidfd, fd, 0), "pidfd_getfd")
+
+
+def ioprio_get(tid: int) -> int:
+    """Return the I/O priority (class and level) that thread *tid* was given, 0 for none; see ioprio_get(2)."""
+    from .libc import check, nr, syscall
+
+    return check(syscall(nr(_NR_IOPRIO_GET), IOPRIO_WHO_PROCESS, tid), "ioprio_get")
+
+
+def ioprio_set(tid: int, priority: int) -> None:
+    """Give thread *tid* an I/O priority as ioprio_get() tells it; see ioprio_set(2)."""
+    from .libc import check, nr, syscall
+
+    check(syscall(nr(_NR_IOPRIO_SET), IOPRIO_WHO_PROCESS, tid, priority), "ioprio_set")
 
 
 def _wait(pid: int, timeout_s: float | None) -> int:

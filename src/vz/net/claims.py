@@ -40,7 +40,7 @@ def _claim(ct: Container, address: str) -> list[str]:
             continue
         if owner == str(ct.ctid):
             return []
-        if _is_in_use(ct, owner):
+        if _is_in_use(ct.node.lockdir, owner):
             raise VzError(f"Address {address} is in use by container {owner}", ExitCode.IP_INUSE)
         # over the dead owner's link by rename: whoever sees the same must not remove a newer one
         mine = f"{IP_DIR}/.{ct.ctid}"
@@ -53,14 +53,23 @@ def _claim(ct: Container, address: str) -> list[str]:
         return [address]
 
 
-def _is_in_use(ct: Container, owner: str) -> bool:
+def owner_of(address: str, lockdir: str) -> int:
+    """Return the CT that runs, or is being started, with *address*; 0 for none."""
+    try:
+        owner = os.readlink(f"{IP_DIR}/{address}")
+    except OSError:
+        return 0
+    return int(owner) if _is_in_use(lockdir, owner) else 0
+
+
+def _is_in_use(lockdir: str, owner: str) -> bool:
     from vz.container.lock import is_held
     from vz.container.record import load_record
 
     record = load_record(int(owner)) if owner.isdecimal() else None
     if record is None:
         return False
-    return record.is_alive() if record.init_pid else is_held(ct.node.lockdir, int(owner))
+    return record.is_alive() if record.init_pid else is_held(lockdir, int(owner))
 
 
 def owned(ct: Container, addresses: list[str]) -> list[str]:

@@ -178,29 +178,41 @@ def detach(ct: Container, record: Record) -> list[str]:
     return warnings
 
 
-def restore_host_side(ct: Container, record: Record) -> None:
-    """After a restore, which leaves the peers down and bare: up, routes and filter, at once."""
-    addresses = ct.addresses()
+def restore_host_side(
+    ct: Container, record: Record, addresses: list[str] | None = None, probe: Probe | None = None
+) -> list[str]:
+    """After a restore, which leaves the peers down and bare: up, routes and filter, at once.
+
+    *addresses* are those of venet0; None: as the configuration says.  Returns warnings.  VzError as ``attach``.
+    """
+    addresses = ct.addresses() if addresses is None else addresses
     device = table.host_name(ct.ctid)
+    warnings: list[str] = []
     with rt.Route() as sock:
-        if addresses:
+        if (device, venet.VENET) in record.netifs:
             claims.save_veip(ct.ctid, addresses)
             traffic.begin(ct.ctid)
-            filtered(lambda: table.add_ct(device, addresses), "", ExitCode.CANT_ADDIP)
+            warnings += filtered(lambda: table.add_ct(device, addresses), UNFILTERED_VENET, ExitCode.CANT_ADDIP)
             with Refused(ExitCode.CANT_ADDIP):
                 venet.set_up(sock, ct)
+                warnings += check_probe(ct, probe)
                 venet.route(sock, ct, addresses)
                 venet.answer(sock, ct, addresses)
         for netif in ct.conf.netif or []:
             from vz.net import veth
 
-            hold_to_mac(record, netif)
+            veth.complete(ct, netif)
+            index = uplinks.index_of(netif.host_ifname)
+            if not index:
+                warnings.append(f"WARNING: interface {netif.ifname} was not in the dump: it comes with the next start")
+                continue
+            warnings += hold_to_mac(record, netif)
             with Refused(ExitCode.VETH_ERROR):
-                index = uplinks.index_of(netif.host_ifname)
                 sock.run([rt.link_set(index, mac=veth.port_mac(netif), group=table.PORT_GROUP)])
                 veth.attach_port(sock, ct, netif)
     record.save()
-    announce(ct, addresses)
+    announce(ct, addresses, probe)
+    return warnings
 
 
 class Refused:

@@ -60,7 +60,8 @@ def add_pair(sock: rt.Route, ct: Container, name: str, pair: Request) -> None:
         link = rt.link_get(sock, name)
         if link is not None and (link.group not in table.GROUPS or time.monotonic() > deadline):
             break
-        if link is not None and link.index - host_index(ct.ctid, 0) in range(16):
+        own = name == table.host_name(ct.ctid)  # nobody else's, whatever index a restore has given it
+        if link is not None and (own or link.index - host_index(ct.ctid, 0) in range(16)):
             sock.attempt([rt.link_delete(name)])
         elif link is not None:
             time.sleep(0.01)

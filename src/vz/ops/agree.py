@@ -7,6 +7,7 @@ the conf was saved before or after the kill.
 
 from __future__ import annotations
 
+from vz.config import ubc
 from vz.config.netif import FIELDS, Netif
 from vz.container.ct import Container
 from vz.container.record import Record
@@ -15,7 +16,7 @@ from vz.net import claims, connect, live, netdev, table, uplinks, venet, veth
 from vz.ops import devnodes, distscripts, names
 from vz.ops.join import open_init
 from vz.requests import Change
-from vz.resources import devices, limits
+from vz.resources import devices, limits, ubc_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def _running(ct: Container, facts: Facts) -> list[str]:
     attrs = set(facts.get("attrs", "").split())
     if attrs & limits.ATTRS:
         limits.apply(ct, attrs & limits.ATTRS)
+    counters = attrs & {*ubc.NAMES, "vm_overcommit"}
+    if counters:
+        ubc_limits.change(ct, record, counters)
     if attrs & {"devices", "devnodes"}:
         devices.apply(ct)
     if facts.get("devnodes"):

@@ -82,11 +82,11 @@ def finish(ct: Container, facts: dict[str, str]) -> None:
         path = f"{CONF_DIR}/{ctid}.{suffix}"
         if os.path.lexists(path):
             os.replace(path, f"{path}.destroyed")
-    dump = facts.get("dump", "")
-    if dump and os.path.lexists(dump):
-        if os.path.isdir(dump):
+    for suffix in ("", ".new", ".old", ".gone", ".fail"):  # of vz.checkpoint.store
+        dump = facts.get("dump", "") and facts["dump"] + suffix
+        if dump and os.path.isdir(dump):
             discard(dump)
-        else:
+        elif dump:
             remove(dump)
     for name in ("veip", "vepid", "traffic", "vzreboot"):
         remove(f"{STATE}/{name}/{ctid}")

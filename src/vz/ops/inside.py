@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from vz.container.record import External
-from vz.kernel import capabilities, handover, libc, mounts, namespaces, seccomp
+from vz.kernel import capabilities, handover, inherited, libc, mounts, namespaces, seccomp
 from vz.kernel.process import default_signals
 
 TYPE_CHECKING = False
@@ -50,6 +50,7 @@ class Plan:
         "network",
         "program",
         "pty_max",
+        "rlimits",
         "root",
         "shm_bytes",
         "user_limits",
@@ -63,6 +64,7 @@ class Plan:
         self.env: dict[str, str] = {}
         self.devices: list[External] = []
         self.pty_max = 1024
+        self.rlimits: dict[int, int] = {}  # RLIMIT_ number: hard limit
         self.shm_bytes = 0  # 0: the kernel's default
         self.program = b""
         self.dropped: frozenset[int] = frozenset()
@@ -94,6 +96,7 @@ def build(plan: Plan) -> None:
     libc.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
+    _mask_units()
     _limit_user_namespace(plan.user_limits)
     _limit_and_mask()
     if plan.hostname:
@@ -109,6 +112,7 @@ def become_init(plan: Plan) -> None:
     default_signals()
     capabilities.drop_from_bounding_set(plan.dropped)
     seccomp.install(plan.program)
+    inherited.lower(plan.rlimits)
     handover.execute(plan.argv[0], ["init", *plan.argv[1:]], plan.env)
 
 
@@ -170,9 +174,18 @@ def _mount_rest(plan: Plan) -> None:
     # First inode of its tmpfs: CRIU compares watched inodes without their device, and systemd watches /run/systemd
     os.mkdir(f"{run}/lock", 0o755)
     os.chmod(f"{run}/lock", 0o1777)
-    os.makedirs(f"{run}/systemd/system", 0o755)
+
+
+def _mask_units() -> None:
+    """Mask systemd's units that cannot work here; in the CT's root, and only where init is systemd.
+
+    The directory itself tells programs that systemd runs (sd_booted(3)): with another init, service(8) would be lost.
+    """
+    if os.path.basename(os.path.realpath("/sbin/init")) != "systemd":
+        return
+    os.makedirs("/run/systemd/system", 0o755)
     for unit in MASKED_UNITS:
-        os.symlink("/dev/null", f"{run}/systemd/system/{unit}")
+        os.symlink("/dev/null", f"/run/systemd/system/{unit}")
 
 
 def _limit_user_namespace(values: dict[str, int]) -> None:

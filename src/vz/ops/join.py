@@ -73,7 +73,9 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
         os.waitpid(helper, 0)
         return int(word)
     try:
-        enter(pidfd)
+        record = ct.record()
+        own = record.rlimits if record is not None else {}
+        enter(pidfd, own)
         pid = process.clone(process.CLONE_PARENT)
         if pid:
             os.write(teller, str(pid).encode())
@@ -81,6 +83,7 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
         os.setsid()
         capabilities.drop_from_bounding_set(dropped)
         seccomp.install(program)
+        inherited.lower(own)
         run()
     except BaseException as exc:
         what = getattr(exc, "strerror", None) or exc
@@ -93,18 +96,28 @@ def spawn_in_ct(ct: Container, pidfd: int, run: Callable[[], None]) -> int:
     os._exit(126)
 
 
-def enter(pidfd: int) -> None:
+def enter(pidfd: int, rlimits: dict[int, int]) -> None:
     """Take this process, forked into the CT's cgroups, into its namespaces and ids; its children are in the pid one."""
     libc.prctl(PR_SET_DUMPABLE, 0)
     os.setsid()  # away from the operator's terminal
-    inherited.reset()
+    inherited.reset(rlimits)
     inherited.seal_imports()
+    _join_clocks(pidfd)
     namespaces.setns(pidfd, namespaces.ALL_NAMESPACES)
     _become_root()
     namespaces.leave_keyring()
     os.umask(0o022)
     process.default_signals()
     os.chdir("/")
+
+
+def _join_clocks(pidfd: int) -> None:
+    """Join the CT's time namespace; a restored CT has one of its own, so that its clocks go on where they were."""
+    try:
+        namespaces.setns(pidfd, namespaces.CLONE_NEWTIME)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # a kernel without
+            raise
 
 
 def _become_root() -> None:

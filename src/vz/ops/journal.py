@@ -8,19 +8,47 @@ is written first and says how far it came.)
 from __future__ import annotations
 
 from vz.config.paths import STATE
-from vz.kernel.files import make_dirs, read_text, remove, write_atomically
+from vz.kernel.files import make_dirs, read_text, remove, sync_directory, write_atomically
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 JOURNAL_DIR = f"{STATE}/journal"
 
 
+_held: set[int] = set()
+
+
 def begin(ctid: int, operation: str, **facts: str | int) -> None:
-    """Note that *operation* begins on CT *ctid*, with what is needed to finish or undo it; OSError."""
+    """Note that *operation* begins on CT *ctid*, with what is needed to finish or undo it; OSError.
+
+    It answers a killed command, so it is not synced: after a power cut the conf, written last and synced, decides.
+    """
+    if ctid not in _held:
+        write(ctid, operation, facts, durable=False)
+
+
+def write(ctid: int, operation: str, facts: Mapping[str, str | int], *, durable: bool) -> None:
+    """As begin(), by whoever holds the journal; a migration's is *durable*, since another node counts on it."""
     lines = [f"operation={operation}"] + [f"{key}={value}" for key, value in facts.items()]
     make_dirs(JOURNAL_DIR, 0o700)
-    # not synced: it answers a killed command, and after a power cut the conf, written last and synced, decides
-    write_atomically(
-        f"{JOURNAL_DIR}/{ctid}", ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), 0o600, durable=False
-    )
+    text = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+    write_atomically(f"{JOURNAL_DIR}/{ctid}", text, 0o600, durable=durable)
+
+
+def hold(ctid: int) -> None:
+    """Keep the journal of *ctid* for an operation that has others in it: what these note and end does not count."""
+    _held.add(ctid)
+
+
+def let_go(ctid: int) -> None:
+    """The journal is nobody's in particular any more; what it says stays."""
+    _held.discard(ctid)
 
 
 def note(ctid: int, operation: str, **facts: str | int) -> None:
@@ -33,7 +61,15 @@ def note(ctid: int, operation: str, **facts: str | int) -> None:
 
 def end(ctid: int) -> None:
     """Note that the operation has ended, well or undone."""
-    remove(f"{JOURNAL_DIR}/{ctid}")
+    if ctid not in _held:
+        remove(f"{JOURNAL_DIR}/{ctid}")
+
+
+def finish(ctid: int, *, durable: bool = False) -> None:
+    """As end(), by whoever holds the journal."""
+    _held.discard(ctid)
+    if remove(f"{JOURNAL_DIR}/{ctid}") and durable:
+        sync_directory(JOURNAL_DIR)
 
 
 def read(ctid: int) -> dict[str, str] | None:

@@ -127,7 +127,7 @@ def _first_child(plan: inside.Plan, userns_fd: int, from_parent: int, to_parent:
     step = "start"
     try:
         os.setsid()
-        inherited.reset()
+        inherited.reset(plan.rlimits)
         namespaces.leave_keyring()
         step = "enter the container's root"
         os.chdir(plan.root)

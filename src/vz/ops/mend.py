@@ -181,6 +181,31 @@ def _set(ct: Container, facts: Facts) -> str:
     return ""
 
 
+def _chkpnt(ct: Container, facts: Facts) -> str:
+    from vz.ops import chkpnt
+
+    chkpnt.mend(ct, facts)
+    return ""
+
+
+def _restore(ct: Container, facts: Facts) -> str:
+    from vz.ops import restore
+
+    restore.mend(ct, facts)
+    return ""
+
+
+def _migrate(ct: Container, facts: Facts) -> str:
+    from vz.ops.migrate import mend as migration
+
+    journal.hold(ct.ctid)
+    try:
+        migration.mend(ct, facts)
+    finally:
+        journal.let_go(ct.ctid)
+    return ""
+
+
 _ACTIONS: dict[str, Callable[[Container, Facts], str]] = {
     "create": _create,
     "destroy": _destroy,
@@ -190,4 +215,8 @@ _ACTIONS: dict[str, Callable[[Container, Facts], str]] = {
     "stop": _stop,
     "restart": _restart,
     "set": _set,
+    "chkpnt": _chkpnt,
+    "restore": _restore,
+    "migrate": _migrate,
+    "migrate-in": _migrate,
 }

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from vz.container.ct import Container
 
 _CPU = (("cpuunits", "Setting CPU units: {}"), ("cpulimit", "Setting CPU limit: {}"), ("cpus", "Setting CPUs: {}"))
-_UB = frozenset(("numproc", "physpages", "swappages"))
+_IO = (
+    ("ioprio", "Set up ioprio: {}"),
+    ("iolimit", "Setting iolimit: {} bytes/sec"),
+    ("iopslimit", "Setting iopslimit: {} iops"),
+)
+_UB = frozenset(
+    "kmemsize lockedpages privvmpages shmpages numproc physpages vmguarpages oomguarpages numtcpsock numflock numpty "
+    "numsiginfo tcpsndbuf tcprcvbuf othersockbuf dgramrcvbuf numothersock dcachesize numfile numiptent swappages "
+    "avnumproc vm_overcommit".split()
+)
 _program = "vzctl"
 _ctid = 0
 _verbosity = 0
@@ -58,6 +67,10 @@ def say_limits(values: dict[str, Any]) -> None:
     for attr, text in _CPU:
         if attr in values:
             say(text.format(values[attr]))
+    for attr, text in _IO:
+        if attr in values:
+            word = values[attr]
+            say(f"Setting {attr}: 0 (unlimited)" if word == 0 and attr != "ioprio" else text.format(word))
     if _UB & set(values):
         say("UB limits were set successfully")
 
@@ -73,7 +86,7 @@ def say_netifs(names: list[str]) -> None:
 def say_started(ct: Container) -> None:
     """Say what a CT that is being started has got from its configuration, but its addresses."""
     conf = ct.conf
-    configured = {attr for attr in (*(row[0] for row in _CPU), *_UB) if attr.upper() in conf.values}
+    configured = {attr for attr in (*(row[0] for row in _CPU + _IO), *_UB) if attr.upper() in conf.values}
     say_limits({attr: value for attr in configured if (value := getattr(conf, attr)) is not None})
     if conf.devices or conf.devnodes:
         say_devices()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from vz import guest
-from vz.config import samples
+from vz.config import samples, ubc
 from vz.config.conffile import ConfFile
 from vz.config.ctconfig import load_ct
 from vz.config.merge import merge, merge_addresses
 from vz.config.netif import FIELDS, Netif, parse_netif_add
-from vz.config.options import BY_ATTR
+from vz.config.options import BY_ATTR, UBC_KINDS
+from vz.config.units import UNLIMITED
 from vz.config.values import PARTS_OF_NETFILTER, part_of_netfilter
 from vz.container.ct import Container, load, printable
 from vz.disk import layout
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-RESOURCE_ATTRS = frozenset(
-    "cpuunits cpulimit cpus cpumask nodemask numproc physpages swappages devices devnodes".split()
-)
+UBC_ATTRS = frozenset(UBC_KINDS) | {"vm_overcommit"}
+IO_ATTRS = frozenset(("ioprio", "iolimit", "iopslimit"))
+RESOURCE_ATTRS = UBC_ATTRS | IO_ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
 RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options"}
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
@@ -68,10 +69,11 @@ def set_values(ct: Container, change: Change) -> int:
         if change.save and not change.userpasswd:
             say(NO_CHANGES)
         return ExitCode.OK
-    for text in without_effect(ct, change.values):
-        warn(f"WARNING: {text}")
     if not running and not change.save and RESOURCE_ATTRS & set(values):
         raise VzError("Unable to apply new values: container is not running", ExitCode.VE_NOT_RUNNING)
+    check_vswap(ct, values)
+    for text in without_effect(ct, values):
+        warn(f"WARNING: {text}")
     if running or (change.save and "name" in values):
         with Half(ct, change, values) as half:
             if running:
@@ -126,6 +128,31 @@ class Half:
         journal.end(ct.ctid)
 
 
+def check_vswap(ct: Container, values: dict[str, Any]) -> None:
+    """Refuse RAM without swap: a VSwap configuration needs both (28)."""
+    if "physpages" in values or "swappages" in values:
+        ram = values.get("physpages", ct.conf.physpages)
+        if ram and ram[1] < UNLIMITED and values.get("swappages", ct.conf.swappages) is None:
+            raise VzError("Error: required UB parameter swap not set", ExitCode.NOTENOUGHUBCPARAMS)
+
+
+def reset_ub(ct: Container) -> int:
+    """Bring the beancounters of the conf into force on a running CT again.
+
+    Raises:
+        VzError: it does not run (31), the kernel refused one (1).
+    """
+    if not ct.is_running():
+        raise VzError("Unable to apply new values: container is not running", ExitCode.VE_NOT_RUNNING)
+    from vz.resources import ubc_limits
+
+    record, pidfd = open_init(ct)
+    os.close(pidfd)
+    ubc_limits.change(ct, record, set(ubc.NAMES))
+    say("UB limits were set successfully")
+    return ExitCode.OK
+
+
 def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
     """Return a line for each of *values* that is kept and does nothing in this version."""
     found = []
@@ -133,7 +160,25 @@ def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
         found.append("MOUNT_OPTS counts for the ploop layout only: it has no effect on this container")
     if values.get("netfilter") in PARTS_OF_NETFILTER:
         found.append(part_of_netfilter(values["netfilter"]))
+    counted = {name for name in ubc.NAMES if name in values}
+    if counted:
+        found += counted_only(ct, values, counted)
+    if IO_ATTRS & set(values):
+        from vz.resources import blkio
+
+        changed = Container(ct.ctid, ct.node, load_ct(ct.ctid, ct.node))
+        for attr in IO_ATTRS & set(values):
+            setattr(changed.conf, attr, values[attr])
+        found += blkio.problems(changed, set(IO_ATTRS & set(values)))
     return found
+
+
+def counted_only(ct: Container, values: dict[str, Any], names: set[str]) -> list[str]:
+    """Return a line that names the limits that this kernel only counts, where there are any."""
+    from vz.resources.beancounters import not_kept
+
+    idle = not_kept({name: values[name] for name in names})
+    return [f"this kernel cannot enforce, only count: {', '.join(idle)}"] if idle else []
 
 
 def set_running(ct: Container, change: Change, values: dict[str, Any]) -> None:
@@ -262,7 +307,12 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     record, pidfd = open_init(ct)
     resource_attrs = RESOURCE_ATTRS & set(values)
     if resource_attrs:
-        limits.apply(ct, set(resource_attrs))
+        if resource_attrs - UBC_ATTRS:
+            limits.apply(ct, set(resource_attrs - UBC_ATTRS))
+        if resource_attrs & UBC_ATTRS:
+            from vz.resources import ubc_limits
+
+            ubc_limits.change(ct, record, set(resource_attrs & UBC_ATTRS))
         say_limits(values)
     if {"devices", "devnodes"} & set(values):
         from vz.resources import devices

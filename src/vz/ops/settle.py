@@ -83,6 +83,10 @@ def clear(ct: Container) -> None:
 
         for text in net.detach(ct, record):
             warn(text)
+    if os.path.exists(f"{RUN}/{ct.ctid}/netlock"):
+        from vz.net import lock
+
+        lock.unlock(ct)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
     if os.path.isdir(f"{RUN}/{ct.ctid}/lower"):  # killed in the midst of a mount, on a kernel before Linux 6.15

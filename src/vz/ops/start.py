@@ -6,6 +6,7 @@ import os
 import time
 
 from vz import guest
+from vz.config import ubc
 from vz.config.paths import STATE
 from vz.container import record as records
 from vz.container.ct import Container, need_paths
@@ -18,7 +19,7 @@ from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, say_started, warn
 from vz.ops.undo import Undo, interrupted
-from vz.resources import cgroups, devices, limits
+from vz.resources import cgroups, devices, limits, ubc_limits
 from vz.resources.policy import dropped_capabilities, seccomp_program
 
 TYPE_CHECKING = False
@@ -30,13 +31,18 @@ LAUNCHER_LIMIT_S = 10.0
 
 
 def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remount: bool = False) -> None:
-    """Boot the CT; on failure leave it stopped and unmounted.
+    """Boot the CT, or bring it back from its dump; on failure leave it stopped and unmounted.
 
     Raises:
         AlreadyRunning: 32.  VzError: disabled (105), no private area (43), the documented status of each step;
             a CT without /sbin/init (47), ``--wait`` past an hour (133).
     """
     check(ct, force=force)
+    if ct.is_suspended():
+        from vz.ops.restore import instead_of_start
+
+        if instead_of_start(ct, skip_remount=skip_remount):
+            return
     say("Starting container...")
     for text in ct.node.warnings + ct.conf.check() + hostcheck.warnings() + limits.warnings(ct):
         warn(text)
@@ -60,6 +66,7 @@ def start(ct: Container, *, wait: bool = False, force: bool = False, skip_remoun
 def check(ct: Container, *, force: bool) -> None:
     """Refuse what can be refused before anything changes."""
     check_enabled(ct, force=force)
+    ubc.check_complete(ct.conf)
     need_paths(ct)
     if ct.is_running():
         raise AlreadyRunning
@@ -79,6 +86,7 @@ def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_
     The answers to *probe*, which asks the neighbours for the CT's addresses, come in while the CT is made.
     """
     with Undo(warn) as undo:
+        limits.before_user_namespace(ct)
         mount.ensure_ids(ct)
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
@@ -104,6 +112,7 @@ def boot(ct: Container, probe: Probe | None = None, *, wait: bool = False, skip_
         undo.add(born.abandon)
         record.init_pid = born.init_pid
         record.init_start = starttime(born.init_pid)
+        ubc_limits.begin(ct, born.init_pid)
         try:
             connect(ct, born.init_pid, record, undo, probe)
         except (VzError, OSError):
@@ -156,9 +165,19 @@ def release(ct: Container, born: Launch, record: Record) -> None:
 
 
 def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
-    """Do what a start does once init runs: tell the neighbours where its addresses are and old clients its pid, run
+    """Do what a start does once init runs: tell the neighbours where its addresses are, and old clients its pid, run
     the scripts that want a living CT."""
     announce(ct, probe)
+    published(ct, record)
+    distscripts.at_start(ct)
+    scripts.run_in_ct(ct, "start")
+    record.stage = ""
+    record.save()
+    ct.forget_record()
+
+
+def published(ct: Container, record: Record) -> None:
+    """Tell old clients the pid and the network namespace of a CT that runs."""
     for folder in (f"{STATE}/vepid", "/run/netns"):
         if not os.path.isdir(folder):
             make_dirs(folder, 0o755)
@@ -166,11 +185,6 @@ def finish(ct: Container, record: Record, probe: Probe | None = None) -> None:
     link = f"/run/netns/{ct.ctid}"
     remove(link)
     os.symlink(f"/proc/{record.init_pid}/ns/net", link)
-    ct.forget_record()
-    distscripts.at_start(ct)
-    scripts.run_in_ct(ct, "start")
-    record.stage = ""
-    record.save()
     ct.forget_record()
 
 
@@ -194,19 +208,21 @@ def store_layout(ct: Container) -> None:
     conf = ct.conf.conf
     if conf is None or conf.get("VE_LAYOUT"):
         return
-    conf.set("VE_LAYOUT", layout.layout_name(ct))
+    ct.conf.ve_layout = layout.layout_name(ct)  # not the node's default, which has stood there until now
+    conf.set("VE_LAYOUT", ct.conf.ve_layout)
     try:
         conf.save(ct.conf_path)
     except OSError as exc:
         raise VzError(f"Unable to save {ct.conf_path}: {exc.strerror}", ExitCode.CONFIG_SAVE_ERROR) from exc
 
 
-def new_record(ct: Container, stage: str) -> Record:
+def new_record(ct: Container, stage: str = "") -> Record:
     """Return the record of a CT that is about to start."""
     record = Record(ct.ctid)
     record.stage = stage
     record.idmap_base, record.idmap_count = ct.idmap
     record.root = ct.root
+    record.rlimits = ubc_limits.process_limits(ct)
     return record
 
 
@@ -219,6 +235,8 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
     plan.devices = record.externals = inside.device_externals(devices.make_nodes(ct))
     plan.pty_max = limits.pty_limit(ct)
+    plan.rlimits = record.rlimits
+    plan.shm_bytes = limits.shm_bytes(ct)
     plan.user_limits = limits.user_limits()
     plan.program = seccomp_program(ct.conf)
     plan.dropped = dropped_capabilities(ct.conf.capability)

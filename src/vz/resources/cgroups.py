@@ -21,6 +21,7 @@ from vz.kernel.process import CLONE_INTO_CGROUP, clone
 
 DELEGATED = ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control")
 V1_OWN = ("cpu", "cpuset", "memory", "devices", "pids")
+V1_ON_DEMAND = ("blkio",)  # a CT's own where it is there: made by the first limit
 WANTED = ("cpu", "cpuset", "memory", "io", "pids")
 EXEC_LEAF = "vz-exec"
 # what a CT may nest: systemd and a container engine inside need about ten levels; each group costs the node memory
@@ -137,6 +138,28 @@ def is_frozen(ct: Container) -> bool:
         return False
 
 
+def pids(ct: Container) -> list[int]:
+    """Return the CT's processes as the node counts them, those that were brought in included."""
+    return _pids(ct_dir(ct))
+
+
+def cpus(ct: Container) -> set[int]:
+    """Return the CPUs that the CT may use."""
+    version, path = limit_dir(ct, "cpuset")
+    if not version:
+        return os.sched_getaffinity(0)
+    try:
+        text = cgroup.read(path, "cpuset.effective_cpus" if version == 1 else "cpuset.cpus.effective")
+    except OSError:
+        return os.sched_getaffinity(0)
+    found: set[int] = set()
+    for word in text.split(","):
+        first, _, last = word.partition("-")
+        if first.isdecimal():
+            found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
 def kill_all(ct: Container, timeout_s: float = 10.0) -> None:
     """Kill every process of the CT, those in a fork bomb too, and wait until they have gone."""
     path = ct_dir(ct)
@@ -170,6 +193,10 @@ def _v1_places(ct: Container) -> list[tuple[str, str]]:
     places = cgroup.hierarchies()
     own = {places.v1[name] for name in V1_OWN if name in places.v1}
     parent = ct.node.cgroup_parent
+    for name in V1_ON_DEMAND:
+        mount = places.v1.get(name)
+        if mount and os.path.isdir(f"{mount}/{parent}/{ct.ctid}"):
+            own.add(mount)
     return [
         (mount, f"{mount}/{parent}/{ct.ctid}" if mount in own else f"{mount}/{parent}") for mount in places.v1_mounts
     ]
@@ -275,12 +302,22 @@ def _wait_event(path: str, wanted: str, timeout_s: float) -> bool:
         os.close(fd)
 
 
+def _pids(path: str) -> list[int]:
+    found: list[int] = []
+    for folder, _, _ in os.walk(path):
+        try:
+            found += [int(word) for word in cgroup.read(folder, "cgroup.procs").split()]
+        except OSError:
+            continue  # it has gone, or is a threaded one, whose processes are named above it
+    return found
+
+
 def _kill_by_signal(path: str) -> None:
     for _ in range(100):
-        pids = [int(word) for folder, _, _ in os.walk(path) for word in cgroup.read(folder, "cgroup.procs").split()]
-        if not pids:
+        left = _pids(path)
+        if not left:
             return
-        for pid in pids:
+        for pid in left:
             try:
                 os.kill(pid, _signal.SIGKILL)
             except ProcessLookupError:

@@ -1,6 +1,7 @@
-"""CPU, memory and process limits: each declared once with a writer per cgroup version.
+"""CPU, memory and process limits in the cgroups: each declared once with a writer per cgroup version.
 
-RAM and swap are one hard ceiling for now.  A limit that the kernel cannot keep is said, not pretended.
+What is held elsewhere (limits of processes, of namespaces) is in ``rlimits`` and ``guestlimits``.  RAM and
+swap are one hard ceiling for now.  A limit that the kernel cannot keep is said, not pretended.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from vz.config.units import PAGE, UNLIMITED
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
-from vz.kernel import cgroup
+from vz.kernel import cgroup, namespaces
 from vz.kernel.network import read_sysctl
 from vz.resources.cgroups import limit_dir
 
@@ -26,7 +27,8 @@ USER_LIMITS = (
 
 
 def apply(ct: Container, changed: set[str] | None) -> None:
-    """Write the limits of *ct* to the kernel: all for None (a CT that starts), else those that *changed* names.
+    """Write the limits of *ct* to the kernel: all for None (a CT that starts) and for an empty set (one that
+    runs), else those that *changed* names.
 
     Raises:
         VzError: the kernel refused one: CPU 2, memory and processes 1.
@@ -48,6 +50,11 @@ def warnings(ct: Container) -> list[str]:
         asked = [key for key in keys if key in ct.conf.values]
         if asked and cgroup.hierarchies().version(controller) == 0:
             found.append(f"WARNING: this kernel has no {controller} controller: {', '.join(asked)} cannot be kept")
+    asked = [key for key in ("IOPRIO", "IOLIMIT", "IOPSLIMIT") if key in ct.conf.values]
+    if asked:
+        from vz.resources import blkio
+
+        found += [f"WARNING: {text}" for text in blkio.problems(ct, {key.lower() for key in asked})]
     return found
 
 
@@ -55,6 +62,18 @@ def pty_limit(ct: Container) -> int:
     """Return how many pseudo-terminals the CT may have: NUMPTY, or 1024."""
     value = ct.conf.numpty
     return max(MIN_PTYS, min(value[1], 1 << 20)) if value else PTY_DEFAULT
+
+
+def shm_bytes(ct: Container) -> int:
+    """Return the size of /dev/shm and /run from SHMPAGES; 0: the kernel's default."""
+    value = _said(ct, "shmpages")
+    return max(value[1], 1) * PAGE if value and value[1] < UNLIMITED else 0
+
+
+def before_user_namespace(ct: Container) -> None:
+    """Set what the CT's user namespace is to be born with: the sum of queued signals over all its users."""
+    value = _said(ct, "numsiginfo")
+    namespaces.cap_signals(value[1] if value and value[1] < UNLIMITED else 0)
 
 
 def user_limits() -> dict[str, int]:
@@ -147,6 +166,49 @@ def _unreclaimable_v2(path: str) -> int:
     return sum(int(held.get(word, 0)) for word in ("anon", "shmem", "kernel_stack", "pagetables", "slab_unreclaimable"))
 
 
+def _tcp_memory(ct: Container, fresh: bool) -> None:
+    """Limit the memory of all TCP sockets, sent and received, on version 1; there it is a counter of its own."""
+    version, path = limit_dir(ct, "memory")
+    if version != 1 or not os.path.exists(f"{path}/memory.kmem.tcp.limit_in_bytes"):
+        return
+    pair = [value[1] for value in (_said(ct, "tcpsndbuf"), _said(ct, "tcprcvbuf")) if value and value[1] < UNLIMITED]
+    if len(pair) == 2:
+        limit = sum(pair)
+    elif fresh:
+        return
+    else:
+        limit = -1
+    _write(ct, "memory", {1: [("memory.kmem.tcp.limit_in_bytes", limit)]}, ExitCode.SETUBC_ERROR, "TCP buffers")
+
+
+def _guarantee(ct: Container, fresh: bool) -> None:
+    """Protect vmguarpages (its barrier) from reclaim on version 2, as far as the groups above the CT's pass it on."""
+    version, path = limit_dir(ct, "memory")
+    value = _said(ct, "vmguarpages")
+    if version != 2 or (fresh and not value):
+        return
+    size = "max" if value and value[0] >= UNLIMITED else value[0] * PAGE if value else 0
+    own = os.path.dirname(path)
+    parent = os.path.dirname(own)
+    try:
+        for folder in (path, own):
+            cgroup.write(folder, "memory.low", size)
+        words = [cgroup.read(f"{parent}/{name}", "memory.low") for name in os.listdir(parent) if name.isdigit()]
+        whole = "max" if "max" in words else sum(map(int, words))
+        cgroup.write(parent, "memory.low", whole)
+    except OSError as exc:
+        text = f"Unable to set vmguarpages: {os.strerror(exc.errno or 0)}"
+        raise VzError(text, ExitCode.SETUBC_ERROR) from exc
+
+
+def _said(ct: Container, attr: str) -> tuple[int, int] | None:
+    """Return beancounter *attr* of the configuration; a key that is not there is not parsed."""
+    if attr not in ct.conf.__dict__ and attr.upper() not in ct.conf.values:
+        return None
+    value: tuple[int, int] | None = getattr(ct.conf, attr)
+    return value
+
+
 def _cpuunits(ct: Container, fresh: bool) -> None:
     units = ct.conf.cpuunits
     if units is None:
@@ -193,6 +255,23 @@ def _cpuset(ct: Container, fresh: bool) -> None:
     _write(ct, "cpuset", {1: writes, 2: writes}, ExitCode.SETFSHD_ERROR, "cpumask")
 
 
+def _sockets(ct: Container, fresh: bool) -> None:
+    pairs = {name: value for name in ("numtcpsock", "numothersock") if (value := _said(ct, name)) is not None}
+    if not pairs or (fresh and all(value[1] >= UNLIMITED for value in pairs.values())):
+        return
+    from vz.resources import socklimits
+
+    socklimits.apply(ct, pairs, running=not fresh)
+
+
+def _io(ct: Container, fresh: bool) -> None:
+    if not any(key in ct.conf.values or key.lower() in ct.conf.__dict__ for key in ("IOPRIO", "IOLIMIT", "IOPSLIMIT")):
+        return
+    from vz.resources import blkio
+
+    blkio.apply(ct, running=not fresh)
+
+
 def expand_list(text: str) -> list[int]:
     """Return the numbers of a list such as ``0-3,7``."""
     found: list[int] = []
@@ -213,8 +292,12 @@ def pick_cpus(available: list[int], count: int, seed: int) -> list[int]:
 _WRITERS = (
     (frozenset(("numproc",)), _numproc),
     (frozenset(("physpages", "swappages")), _memory),
+    (frozenset(("tcpsndbuf", "tcprcvbuf")), _tcp_memory),
+    (frozenset(("vmguarpages",)), _guarantee),
     (frozenset(("cpuunits",)), _cpuunits),
     (frozenset(("cpulimit", "cpus")), _cpulimit),
     (frozenset(("cpumask", "nodemask", "cpus")), _cpuset),
+    (frozenset(("numtcpsock", "numothersock")), _sockets),
+    (frozenset(("ioprio", "iolimit", "iopslimit")), _io),
 )
 ATTRS = frozenset().union(*(attrs for attrs, _ in _WRITERS))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vz.config.ctconfig import CTConfig
 
 AF_VSOCK = 40
+AF_INET, AF_INET6, IPPROTO_MPTCP = 2, 10, 262
 I386_SOCKETCALL, SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT = 102, 1, 14, 15
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 NESTED = CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER
@@ -149,6 +150,9 @@ def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:
             rules.append(seccomp.Rule(number, row[0]))
     socket, ioctl, clone, unshare, clone3 = _ARGUMENT_CALLS[arch]
     rules.append(seccomp.Rule(socket, errno.EAFNOSUPPORT, 0, values=(AF_VSOCK,)))
+    # criu knows no Multipath TCP; programs that ask for it (all of Go's since 1.24) fall back to TCP
+    families = (AF_INET, AF_INET6)
+    rules.append(seccomp.Rule(socket, errno.EPROTONOSUPPORT, 0, values=families, also=(2, (IPPROTO_MPTCP,))))
     rules.append(seccomp.Rule(ioctl, errno.EPERM, 1, values=(TIOCSTI, TIOCLINUX)))
     if arch == "i386" and not compat32:
         # its arguments are in memory: whoever may make any socket by it can make one of AF_VSOCK.  The C library of

@@ -7,12 +7,9 @@ from vz.container.ct import Container
 from vz.kernel import cgroup
 from vz.resources.cgroups import limit_dir
 
-# the beancounters that the kernel says something of; of the others nothing is known
-COUNTED = frozenset(("numproc", "physpages", "kmemsize", "shmpages", "lockedpages"))
-
 
 def counter(ct: Container, name: str) -> tuple[int, int, int]:
-    """Return (held, maxheld, failcnt) of beancounter *name* in its own unit; zeros for one that is not COUNTED."""
+    """Return (held, maxheld, failcnt) of a beancounter that cgroups count, in its own unit; zeros for another one."""
     if name == "numproc":
         return _numproc(ct)
     if name == "physpages":
@@ -21,19 +18,19 @@ def counter(ct: Container, name: str) -> tuple[int, int, int]:
         return _kmemsize(ct)
     if name == "shmpages":
         return _stat_pages(ct, "shmem")
-    if name == "lockedpages":
-        return _stat_pages(ct, "unevictable")
     return 0, 0, 0
 
 
-def _number(path: str, key: str) -> int:
+def number(path: str, key: str) -> int:
+    """Return the number in cgroup file *key*, 0 where there is none."""
     try:
         return int(cgroup.read(path, key))
     except (OSError, ValueError):
         return 0
 
 
-def _event(path: str, key: str, word: str) -> int:
+def event(path: str, key: str, word: str) -> int:
+    """Return the number beside *word* in the flat table *key*, 0 where there is none."""
     try:
         fields = dict(line.split() for line in cgroup.read(path, key).splitlines())
     except (OSError, ValueError):
@@ -45,30 +42,30 @@ def _numproc(ct: Container) -> tuple[int, int, int]:
     version, path = limit_dir(ct, "pids")
     if not version:
         return 0, 0, 0
-    held = _number(path, "pids.current")
-    return held, max(_number(path, "pids.peak"), held), _event(path, "pids.events", "max")
+    held = number(path, "pids.current")
+    return held, max(number(path, "pids.peak"), held), event(path, "pids.events", "max")
 
 
 def _physpages(ct: Container) -> tuple[int, int, int]:
     version, path = limit_dir(ct, "memory")
     if version == 2:
-        held = _number(path, "memory.current")
-        return held // PAGE, max(_number(path, "memory.peak"), held) // PAGE, _event(path, "memory.events", "oom_kill")
+        held = number(path, "memory.current")
+        return held // PAGE, max(number(path, "memory.peak"), held) // PAGE, event(path, "memory.events", "oom_kill")
     if version == 1:
-        held = _number(path, "memory.usage_in_bytes")
-        peak = max(_number(path, "memory.max_usage_in_bytes"), held)
-        return held // PAGE, peak // PAGE, _event(path, "memory.oom_control", "oom_kill")
+        held = number(path, "memory.usage_in_bytes")
+        peak = max(number(path, "memory.max_usage_in_bytes"), held)
+        return held // PAGE, peak // PAGE, event(path, "memory.oom_control", "oom_kill")
     return 0, 0, 0
 
 
 def _kmemsize(ct: Container) -> tuple[int, int, int]:
     version, path = limit_dir(ct, "memory")
     if version == 2:
-        held = _event(path, "memory.stat", "kernel")
+        held = event(path, "memory.stat", "kernel")
         return held, held, 0
     if version == 1:
-        held = _number(path, "memory.kmem.usage_in_bytes")
-        return held, max(_number(path, "memory.kmem.max_usage_in_bytes"), held), _number(path, "memory.kmem.failcnt")
+        held = number(path, "memory.kmem.usage_in_bytes")
+        return held, max(number(path, "memory.kmem.max_usage_in_bytes"), held), number(path, "memory.kmem.failcnt")
     return 0, 0, 0
 
 
@@ -76,7 +73,7 @@ def _stat_pages(ct: Container, word: str) -> tuple[int, int, int]:
     version, path = limit_dir(ct, "memory")
     if not version:
         return 0, 0, 0
-    held = _event(path, "memory.stat", word) // PAGE
+    held = event(path, "memory.stat", word) // PAGE
     return held, held, 0
 
 
@@ -89,7 +86,7 @@ def cpu(ct: Container) -> tuple[int, int] | None:
             limit = 0 if quota == "max" else round(int(quota) * 100 / int(period))
             return limit, int(cgroup.read(path, "cpu.weight")) * 10
         if version == 1:
-            quota_us = _number(path, "cpu.cfs_quota_us")
+            quota_us = number(path, "cpu.cfs_quota_us")
             limit = 0 if quota_us <= 0 else round(quota_us * 100 / int(cgroup.read(path, "cpu.cfs_period_us")))
             return limit, round(int(cgroup.read(path, "cpu.shares")) / 1.024)
     except (OSError, ValueError, ZeroDivisionError):

@@ -7,6 +7,8 @@ import random
 import pytest
 
 from vz.cli.options_cli import parse_options
+from vz.config.options import UBC
+from vz.config.units import UNLIMITED
 from vz.errors import VzError
 
 
@@ -209,13 +211,11 @@ def test_a_refusal_with_a_reason_gives_it() -> None:
     assert "--devnodes" in fails(["--devices", "b:7:0:rw"])[1]
 
 
-LATER = [flag for flag in "-k -l -f -t -i -b -x -n -e".split()] + [
+LATER = [
     f"--{word}"
     for word in (
-        "kmemsize lockedpages privvmpages shmpages physpages vmguarpages oomguarpages numtcpsock numflock numpty "
-        "numsiginfo tcpsndbuf tcprcvbuf othersockbuf dgramrcvbuf numothersock dcachesize numfile avnumproc numiptent "
-        "swappages vm_overcommit meminfo cpuweight diskquota diskspace diskinodes quotatime quotaugidlimit ioprio "
-        "iolimit iopslimit offline-resize offline pci_add pci_del reset_ub"
+        "meminfo cpuweight diskquota diskspace diskinodes quotatime quotaugidlimit "
+        "offline-resize offline pci_add pci_del"
     ).split()
 ]
 
@@ -225,6 +225,19 @@ def test_what_is_not_there_yet_is_refused_with_one_line_that_names_it(flag: str)
     status, text = fails([flag, "1"])
     assert status == 21
     assert text.startswith(f"Option {flag} is not available")
+
+
+def test_every_beancounter_is_taken_in_both_forms() -> None:
+    for option in UBC:
+        for flag in option.flags:
+            values, _, _ = parse_options([flag, "17:18"], None, "set")
+            assert values == {option.attr: (17, 18)}
+            values, _, _ = parse_options([flag, "unlimited"], None, "set")
+            assert values == {option.attr: (UNLIMITED, UNLIMITED)}
+    assert parse_options(["--reset_ub"], None, "set")[1] == {"reset_ub"}
+    assert fails(["--reset_ub", "--save"])[0] == 20
+    assert fails(["--numiptent", "15"])[0] == 21
+    assert fails(["--numproc", "1K"])[0] == 21
 
 
 def test_words_that_do_not_go_together() -> None:

@@ -19,7 +19,7 @@ import vz.container.ct as ctmodule
 import vz.container.record as record
 from vz.cli.main import Globals
 from vz.kernel.process import starttime
-from vz.resources import usage
+from vz.resources import beancounters, ubfile, usage
 
 GOLDEN = Path(__file__).resolve().parents[2] / "compat/vzlist"
 SRC = Path(vzlist.__file__).parents[2]
@@ -68,10 +68,12 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (ctmodule, "NAMES_DIR", "names"),
         (ctmodule, "RUN", "run"),
         (record, "RUN", "run"),
+        (ubfile, "RUN", "run"),
     ):
         monkeypatch.setattr(module, name, str(tmp_path / value))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(usage, "counter", lambda ct, name: (12, 34, 5) if name == "numproc" else (0, 0, 0))
+    monkeypatch.setattr(beancounters.Reading, "_now", lambda reading, name: usage.counter(reading.ct, name))
     monkeypatch.setattr(usage, "numproc_limit", lambda ct: 120)
     monkeypatch.setattr(usage, "cpu", lambda ct: (0, 1000))
     monkeypatch.setattr(columns.Row, "_uptime", lambda row: 93784.5 if row.running else 0.0)

@@ -281,3 +281,13 @@ def test_random_bytes_never_raise_anything_but_status_85() -> None:
         assert file.dump() == data
         file.set("NEW", 'x"y')
         assert ConfFile("x", file.dump()).get("NEW") == 'x"y'
+
+
+def test_the_word_of_openvz_for_addresses_is_read_and_stays() -> None:
+    conf = ConfFile("101.conf", b'IP_ADDRESS="192.0.2.1 192.0.2.2"\nDCACHE="1:1"\n')
+    assert conf.get("IP_ADDR") == "192.0.2.1 192.0.2.2" and conf.warnings == []
+    conf.set("IP_ADDR", "192.0.2.3")
+    conf.set("DCACHESIZE", "2:2")
+    assert conf.dump() == b'IP_ADDRESS="192.0.2.3"\nDCACHESIZE="2:2"\n'
+    conf.unset("IP_ADDR")
+    assert conf.dump() == b'DCACHESIZE="2:2"\n'

@@ -79,7 +79,7 @@ def test_check_names_unknown_keys_later_keys_and_vain_capabilities() -> None:
     )
     text = "\n".join(conf.check())
     assert "Warning at 101.conf:1: unknown parameter FOO, ignored" in text
-    assert "Not in force in this version: DISKSPACE IOPRIO" in text.splitlines()
+    assert "Not in force in this version: DISKSPACE" in text.splitlines()
     assert "101.conf:4: IOLIMIT" in text
     assert "no user namespace can give SYS_TIME" in text
     assert "FEATURES: not in this version: nfs:on userns:off" in text

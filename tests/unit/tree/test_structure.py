@@ -98,7 +98,9 @@ def test_linters_and_types(argv: list[str], tmp_path: Path) -> None:
 
 
 def test_shell_scripts_parse() -> None:
-    scripts = [path for folder in ("tools", "bin", "tests") for path in (TOP / folder).rglob("*") if path.is_file()]
+    scripts = [
+        path for folder in ("tools", "bin", "tests", "etc") for path in (TOP / folder).rglob("*") if path.is_file()
+    ]
     shell = [path for path in scripts if path.read_bytes()[:40].startswith((b"#!/bin/sh", b"#!/bin/bash"))]
     assert len(shell) > 4
     for path in shell:

@@ -1,0 +1,266 @@
+"""CRIU's image files: two 32-bit magics, then records of a 32-bit size and a protobuf message.
+
+Only what has to be put right between a dump and a restore is read here, and only those fields are changed; the
+message types are those of criu's images/*.proto.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vz.kernel.files import read_bytes, write_atomically
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+O_PATH = 0o10000000
+O_LARGEFILE = 0o100000
+HEAD = 8
+MODE = 0o644  # root of the CT's user namespace reads it at the restore; the dump's own directory is closed
+LIMIT_BYTES = 1 << 30  # files.img of a CT with a million open files is far below
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+# fields by message: mm_entry, file_entry, reg_file_entry, userns_entry, uid_gid_extent, cgroup_entry and below
+MM_EXE_FILE_ID = 12
+FILE_ID, FILE_REG = 2, 3
+REG_ID, REG_FLAGS = 1, 2
+USERNS_MAPS = (1, 2)
+EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT = 1, 2, 3
+CGROUP_SETS, CGROUP_CONTROLLERS = 1, 2
+SET_MEMBERS, MEMBER_PATH, MEMBER_PREFIX = 2, 2, 3
+CONTROLLER_DIRS, DIR_NAME = 2, 1
+
+
+class BadImage(Exception):
+    """An image file that is not what criu writes."""
+
+
+def fix_executables(folder: str) -> int:
+    """Give every program whose file criu knows only as O_PATH descriptor an entry of its own; return how many.
+
+    systemd's pid 1 keeps an O_PATH descriptor of systemd-executor; criu takes the executable of (sd-pam), the same
+    inode, for the same file, opens it O_PATH at the restore, and prctl(PR_SET_MM) answers EBADF.
+    """
+    changed: list[tuple[str, bytes]] = []
+    made: dict[int, int] = {}  # id of the O_PATH entry → id of its copy
+    regular: dict[int, tuple[bytes, bytes]] | None = None  # file id → (file_entry, reg_file_entry)
+    top = 0
+    files = f"{folder}/files.img"
+    added = b""
+    for name in sorted(os.listdir(folder)):
+        if not (name.startswith("mm-") and name.endswith(".img")):
+            continue
+        if regular is None:
+            regular, top = _regular_files(files)
+        data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
+        entry = _records(data, name)[0]
+        exe = _first(entry, MM_EXE_FILE_ID)
+        if not isinstance(exe, int) or exe not in regular:
+            continue
+        file_entry, reg = regular[exe]
+        flags = _first(reg, REG_FLAGS)
+        if not isinstance(flags, int) or not flags & O_PATH:
+            continue
+        if exe not in made:
+            top += 1
+            made[exe] = top
+            copy = with_varint(with_varint(reg, REG_ID, top), REG_FLAGS, O_LARGEFILE)
+            added += _record(with_bytes(with_varint(file_entry, FILE_ID, top), FILE_REG, copy))
+        changed.append((f"{folder}/{name}", data[:HEAD] + _record(with_varint(entry, MM_EXE_FILE_ID, made[exe]))))
+    if added:  # first: an entry that nobody names does no harm
+        write_atomically(files, read_bytes(files, LIMIT_BYTES) + added, MODE, durable=False)
+    for path, data in changed:
+        write_atomically(path, data, MODE, durable=False)
+    return len(changed)
+
+
+def move_ids(folder: str, old: int, new: int, count: int) -> None:
+    """Rewrite the maps of user namespaces in *folder* from host ids *old*… to *new*…, *count* of them.
+
+    Each file is replaced in one step.  A map outside of *old*'s range (rewritten by an earlier, killed try) is left.
+    """
+    for name in sorted(os.listdir(folder)):
+        if not (name.startswith("userns-") and name.endswith(".img")):
+            continue
+        data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
+        out = data[:HEAD]
+        for message in _records(data, name):
+            moved = b""
+            for number, wire, value in fields(message):
+                if number in USERNS_MAPS and isinstance(value, bytes):
+                    lower = _first(value, EXTENT_LOWER_FIRST)
+                    if isinstance(lower, int) and old <= lower < old + count:
+                        value = with_varint(value, EXTENT_LOWER_FIRST, lower - old + new)
+                moved += field(number, wire, value)
+            out += _record(moved)
+        if out != data:
+            write_atomically(f"{folder}/{name}", out, MODE)
+
+
+def move_cgroups(folder: str, ctid: int, old: str, new: str) -> None:
+    """Rewrite the cgroups in *folder* from the parent *old* to *new*, both without slashes around; can be done again.
+
+    Only *old* itself and what is in the CT's own directory below it are meant: the rest of a path is the CT's.
+    """
+    path = f"{folder}/cgroup.img"
+    data = read_bytes(path, LIMIT_BYTES)
+    out = data[:HEAD]
+    for message in _records(data, "cgroup.img"):
+        moved = b""
+        for number, wire, value in fields(message):
+            if isinstance(value, bytes) and number in (CGROUP_SETS, CGROUP_CONTROLLERS):
+                wanted = SET_MEMBERS if number == CGROUP_SETS else CONTROLLER_DIRS
+                value = _each(value, wanted, lambda inner: _move_cgroup(inner, ctid, old.encode(), new.encode()))
+            moved += field(number, wire, value)
+        out += _record(moved)
+    if out != data:
+        write_atomically(path, out, MODE)
+
+
+def _move_cgroup(message: bytes, ctid: int, old: bytes, new: bytes) -> bytes:
+    """Return a member of a set ("/parent/…", length of the namespace's root) or a directory ("parent/…") moved."""
+    out = b""
+    grown = 0
+    for number, wire, value in fields(message):
+        if number in (DIR_NAME, MEMBER_PATH) and isinstance(value, bytes):
+            slash = b"/" if value[:1] == b"/" else b""
+            own = slash + old + b"/%d" % ctid
+            if value == slash + old or value == own or value.startswith(own + b"/"):
+                value = slash + new + value[len(slash + old) :]
+                grown = len(new) - len(old)
+        elif number == MEMBER_PREFIX and isinstance(value, int) and value:
+            value += grown  # it comes after the path
+        out += field(number, wire, value)
+    return out
+
+
+def _each(message: bytes, wanted: int, change: Callable[[bytes], bytes]) -> bytes:
+    """Return *message* with each of its fields *wanted* changed."""
+    return b"".join(
+        field(number, wire, change(value) if number == wanted and isinstance(value, bytes) else value)
+        for number, wire, value in fields(message)
+    )
+
+
+def id_maps(folder: str) -> list[tuple[int, int, int]]:
+    """Return the (first, host's first, count) of every uid map in *folder*."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        if name.startswith("userns-") and name.endswith(".img"):
+            for message in _records(read_bytes(f"{folder}/{name}", LIMIT_BYTES), name):
+                for number, _, value in fields(message):
+                    if number == USERNS_MAPS[0] and isinstance(value, bytes):
+                        parts = [_first(value, n) for n in (EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT)]
+                        found.append(tuple(part if isinstance(part, int) else 0 for part in parts))
+    return found  # type: ignore[return-value]
+
+
+def fields(message: bytes) -> list[tuple[int, int, int | bytes]]:
+    """Return (number, wire type, value) of each field in order; fixed-size values stay bytes.
+
+    Raises:
+        BadImage: not a protobuf message.
+    """
+    found: list[tuple[int, int, int | bytes]] = []
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, wire = key >> 3, key & 7
+        value: int | bytes
+        if wire == VARINT:
+            value, at = _varint(message, at)
+        else:
+            if wire == BYTES:
+                size, at = _varint(message, at)
+            elif wire in (FIXED64, FIXED32):
+                size = 8 if wire == FIXED64 else 4
+            else:
+                raise BadImage(f"wire type {wire}")
+            value = message[at : at + size]
+            at += size
+            if at > len(message):
+                raise BadImage("a field ends after its message")
+        found.append((number, wire, value))
+    return found
+
+
+def field(number: int, wire: int, value: int | bytes) -> bytes:
+    """Return one field as bytes."""
+    key = _to_varint(number << 3 | wire)
+    if isinstance(value, int):
+        return key + _to_varint(value)
+    return key + (_to_varint(len(value)) if wire == BYTES else b"") + value
+
+
+def with_varint(message: bytes, wanted: int, value: int) -> bytes:
+    """Return *message* with its integer field *wanted* set to *value*."""
+    out = b""
+    for number, wire, old in fields(message):
+        out += field(number, wire, value if number == wanted and wire == VARINT else old)
+    return out
+
+
+def with_bytes(message: bytes, wanted: int, value: bytes) -> bytes:
+    """Return *message* with its string or message field *wanted* set to *value*."""
+    out = b""
+    for number, wire, old in fields(message):
+        out += field(number, wire, value if number == wanted and wire == BYTES else old)
+    return out
+
+
+def _regular_files(path: str) -> tuple[dict[int, tuple[bytes, bytes]], int]:
+    """Return the regular files of files.img by id, and the largest id of all."""
+    found = {}
+    top = 0
+    for entry in _records(read_bytes(path, LIMIT_BYTES), "files.img"):
+        number = _first(entry, FILE_ID)
+        if not isinstance(number, int):
+            raise BadImage("files.img: an entry without id")
+        top = max(top, number)
+        reg = _first(entry, FILE_REG)
+        if isinstance(reg, bytes):
+            found[number] = (entry, reg)
+    return found, top
+
+
+def _records(data: bytes, name: str) -> list[bytes]:
+    found = []
+    at = HEAD
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        at += 4
+        if at + size > len(data):
+            raise BadImage(f"{name} is cut short")
+        found.append(data[at : at + size])
+        at += size
+    return found
+
+
+def _record(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "little") + message
+
+
+def _first(message: bytes, wanted: int) -> int | bytes | None:
+    return next((value for number, _, value in fields(message) if number == wanted), None)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise BadImage("a number ends after its message")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _to_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,102 @@
+"""Sockets of a CT's processes, looked at through copies of their descriptors; see pidfd_getfd(2)."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from vz.kernel.process import pidfd_getfd
+
+SO_DOMAIN, SO_PROTOCOL, SO_TYPE = 39, 38, 3
+TCP_REPAIR, REPAIR_OFF = 19, 0
+IPPROTO_UDPLITE = 136
+DRAIN_LIMIT = 1 << 20
+
+
+def end_repair(pids: list[int]) -> int:
+    """Take every TCP socket out of repair mode, where a criu that was killed left it; return how many there were."""
+    count = 0
+    for pid in pids:
+        for fd in socket_fds(pid):
+            sock = open_socket(pid, fd)
+            if sock is None:
+                continue
+            try:
+                if sock.getsockopt(_socket.SOL_SOCKET, SO_PROTOCOL) == _socket.IPPROTO_TCP:
+                    if sock.getsockopt(_socket.IPPROTO_TCP, TCP_REPAIR):
+                        sock.setsockopt(_socket.IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF)
+                        count += 1
+            except OSError:
+                pass  # a socket without such an option
+            finally:
+                sock.close()
+    return count
+
+
+def drain_netlink(pids: list[int]) -> int:
+    """Throw away what nobody has read from netlink sockets, which criu cannot dump; return how many had something."""
+    count = 0
+    for pid in pids:
+        for fd in socket_fds(pid):
+            sock = open_socket(pid, fd)
+            if sock is None:
+                continue
+            messages = 0
+            try:
+                while sock.getsockopt(_socket.SOL_SOCKET, SO_DOMAIN) == _socket.AF_NETLINK and messages < DRAIN_LIMIT:
+                    sock.recv(1, _socket.MSG_DONTWAIT)
+                    messages += 1
+            except OSError:
+                pass  # EAGAIN: that was all
+            finally:
+                sock.close()
+            count += messages > 0
+    return count
+
+
+def socket_fds(pid: int) -> list[int]:
+    """Return the descriptors of process *pid* that are sockets."""
+    found = []
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return []
+    for name in names:
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def open_socket(pid: int, fd: int) -> _socket.socket | None:
+    """Return a socket object on descriptor *fd* of process *pid*; None when it cannot be had."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        return _socket.socket(fileno=pidfd_getfd(pidfd, fd))
+    except OSError:
+        return None
+    finally:
+        os.close(pidfd)
+
+
+def refused(sock: _socket.socket) -> str:
+    """Return what kind of socket *sock* is if criu cannot dump it, "" if it can."""
+    domain = sock.getsockopt(_socket.SOL_SOCKET, SO_DOMAIN)
+    kind = sock.getsockopt(_socket.SOL_SOCKET, SO_TYPE)
+    protocol = sock.getsockopt(_socket.SOL_SOCKET, SO_PROTOCOL)
+    if domain in (_socket.AF_INET, _socket.AF_INET6):
+        if kind == _socket.SOCK_RAW or protocol in (0, _socket.IPPROTO_TCP, _socket.IPPROTO_UDP, IPPROTO_UDPLITE):
+            return ""
+        return f"a {_PROTOCOLS.get(protocol, f'protocol {protocol}')} socket"
+    if domain in (_socket.AF_UNIX, _socket.AF_PACKET, _socket.AF_NETLINK):
+        return ""
+    return f"a {_FAMILIES.get(domain, f'family {domain}')} socket"
+
+
+_PROTOCOLS = {1: "ping (ICMP)", 58: "ping (ICMPv6)", 132: "SCTP", 33: "DCCP", 262: "Multipath TCP", 115: "L2TP"}
+_FAMILIES = {38: "kernel crypto (AF_ALG)", 40: "AF_VSOCK", 29: "CAN", 30: "TIPC", 31: "Bluetooth", 44: "XDP", 43: "SMC"}

@@ -1,0 +1,119 @@
+"""What a dump says of itself, and whether this node can bring it back."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from vz.checkpoint.criu import version
+from vz.container.ct import Container
+from vz.container.record import Record
+from vz.disk import layout, overlay
+from vz.kernel.files import read_text
+from vz.net import claims
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# since Linux 6.16 older ones fail at every socket of the network
+LEAST_CRIU = (((6, 16), (4, 2)),)
+
+
+def facts(ct: Container, record: Record, serial: str) -> dict[str, str | int]:
+    """Return the lines of ``info`` for a dump that is being made."""
+    system = os.uname()
+    name = layout.layout_name(ct)
+    return {
+        "serial": serial,
+        "ctid": ct.ctid,
+        "made": int(time.time()),
+        "machine": system.machine,
+        "kernel": system.release,
+        "criu": ".".join(map(str, version())),
+        "idmap_base": record.idmap_base,
+        "idmap_count": record.idmap_count,
+        "cgroup_parent": ct.node.cgroup_parent,
+        "layout": name,
+        "digest": overlay.lower_digest(ct.private) if name == "overlay" else "",
+        "private": ct.private,
+        "configured": " ".join(ct.addresses()),
+        "addresses": " ".join(claims.read_veip(ct.ctid)),
+    }
+
+
+def addresses(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return (the addresses that the CT had, those that it is to have): what was set live stays, what was saved since
+    comes."""
+    had = said.get("addresses", "").split()
+    wanted = had if said.get("configured", "").split() == ct.addresses() else ct.addresses()
+    return had, wanted
+
+
+def refusals(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return (why the dump that says *said* cannot be restored here, what may go wrong)."""
+    refused, doubtful = [], []
+    system = os.uname()
+    if said.get("ctid") != str(ct.ctid):
+        refused.append(f"it is a dump of container {said.get('ctid')}")
+    if said.get("machine") != system.machine:
+        refused.append(f"it was made on {said.get('machine')}, this is {system.machine}")
+    ours = version()
+    theirs = numbers(said.get("criu", ""))
+    if ours < theirs:
+        words = ".".join(map(str, ours))
+        refused.append(f"it was made by criu {said['criu']}, this is criu {words}: install {said['criu']} or newer")
+    refused += old_criu(ours)
+    if said.get("kernel") != system.release:
+        doubtful.append(f"the dump was made under Linux {said.get('kernel')}, this is {system.release}")
+    name = layout.layout_name(ct)
+    if said.get("layout") != name:
+        refused.append(f"the container's layout was {said.get('layout')} then and is {name} now")
+    elif name == "overlay" and said.get("digest") != overlay.lower_digest(ct.private):
+        refused.append("the container stands on another template than it did then")
+    return refused, doubtful
+
+
+def old_criu(ours: tuple[int, ...]) -> list[str]:
+    """Return why criu of version *ours* cannot work on this kernel; empty when it can."""
+    running = numbers(os.uname().release)
+    return [
+        f"criu {'.'.join(map(str, ours))} is too old for Linux {os.uname().release}: "
+        f"{'.'.join(map(str, least))} is needed (tools/install-criu)"
+        for kernel, least in LEAST_CRIU
+        if running >= kernel and ours < least
+    ]
+
+
+def lacks_space(path: str, pids: list[int]) -> list[str]:
+    """Return a line when the memory of *pids* does not fit where the dump *path* is to be."""
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
+    needed = 0
+    for pid in pids:
+        try:
+            words = read_text(f"/proc/{pid}/statm").split()
+        except OSError:
+            continue
+        # anonymous and tmpfs pages are saved, those of files are not; the two come in one number
+        needed += max(0, int(words[1]) - int(words[2])) * PAGE_BYTES
+    if needed <= free:
+        return []
+    return [f"{folder} has {free >> 20} MB free, at least {needed >> 20} MB are needed: --dumpfile puts it elsewhere"]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers at the start of a version: "6.18.0-amd64" → (6, 18, 0)."""
+    found = []
+    for word in text.split("."):
+        digits = ""
+        for char in word:
+            if not char.isdecimal():
+                break
+            digits += char
+        if not digits:
+            break
+        found.append(int(digits))
+        if digits != word:
+            break
+    return tuple(found)

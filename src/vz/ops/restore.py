@@ -1,0 +1,262 @@
+"""restore: a suspended CT comes back from its dump, frozen, is connected, and only then goes on.
+
+No process of it has run an instruction when the dump is put out of use, so a restore that is killed at any point ends
+in *running* or in *suspended*, never in both.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vz import net
+from vz.checkpoint import criu, images, store
+from vz.checkpoint.options import criu_program, restore_options
+from vz.container import ids
+from vz.container.ct import Container, need_paths, printable
+from vz.container.record import STARTING, External, Record, parse_record
+from vz.errors import AlreadyRunning, ExitCode, VzError
+from vz.kernel.process import starttime
+from vz.net import carried, claims, venet
+from vz.ops import carry, dumped, inside, journal, mount
+from vz.ops.report import say, warn
+from vz.ops.start import forget, new_record, published
+from vz.ops.trash import discard
+from vz.ops.undo import Undo, check_interrupt
+from vz.resources import cgroups, devices, tree, ubc_limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class NotRestored(VzError):
+    """The restore failed; the dump is as it was."""
+
+    code = ExitCode.RESTORE_ERROR
+
+
+def restore(ct: Container, path: str = "", *, skip_remount: bool = False, skip_arpdetect: bool = False) -> None:
+    """Bring the suspended CT back from *path* (its default dump), which is gone afterwards.
+
+    Raises:
+        AlreadyRunning: 32.  NotRestored: 17, the dump stays for another try.  VzError: what mount and the network say.
+    """
+    path = path or ct.dump_path
+    begin(ct, path)
+    try:
+        record = load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    except BaseException:
+        journal.finish(ct.ctid)
+        raise
+    go_on(ct, record, path)
+    journal.finish(ct.ctid)
+    say("Restoring completed successfully")
+
+
+def go_on(ct: Container, record: Record, path: str) -> None:
+    """Put the dump *path* of a loaded CT out of use and let the CT run."""
+    say("\tresume...")
+    store.retire(path)
+    release(ct, record)
+    discard(path + store.GONE)
+
+
+def begin(ct: Container, path: str) -> None:
+    """Refuse what can be refused before anything changes, and note what begins."""
+    need_paths(ct)
+    if ct.is_running():
+        raise AlreadyRunning
+    if not os.path.isdir(ct.private):
+        raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
+    say("Restoring container ...")
+    check(ct, path)
+    journal.hold(ct.ctid)
+    journal.write(ct.ctid, "restore", {"path": path}, durable=False)
+
+
+def check(ct: Container, path: str) -> None:
+    """Refuse a dump that this node cannot bring back.
+
+    Raises:
+        NotRestored: no dump, or not one for this CT, machine, kernel or criu: a line for each reason.
+    """
+    try:
+        said = store.info(path)
+    except store.NoDump as exc:
+        raise NotRestored(f"Unable to restore: {exc}") from exc
+    try:
+        criu_program()
+        refused, doubtful = dumped.refusals(ct, said)
+    except FileNotFoundError as exc:
+        raise NotRestored("Unable to restore: criu is not installed: tools/install-criu, or the criu package") from exc
+    if refused:
+        raise NotRestored("\n".join(["Unable to restore:", *(f"\t{printable(line)}" for line in refused)]))
+    for line in doubtful:
+        warn(f"WARNING: {printable(line)}")
+
+
+def load(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect: bool = False) -> Record:
+    """Mount, make, undump: everything up to a CT that is whole, connected and frozen.
+
+    Raises:
+        NotRestored, VzError: everything is undone.
+    """
+    try:
+        return _load(ct, path, skip_remount, skip_arpdetect)
+    except criu.CriuFailed as exc:
+        words = [f"Restoring failed: {printable(exc.lines[0])}" if exc.lines else f"Restoring failed: {exc}"]
+        words += [f"\t{printable(line)}" for line in exc.lines[1:]]
+        words.append(f"\tthe dump {path} is as it was, for another try; criu's log is {path}/restore.log")
+        raise NotRestored("\n".join(words)) from exc
+    except images.BadImage as exc:
+        raise NotRestored(f"Restoring failed: {path}: {exc}") from exc
+
+
+def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) -> Record:
+    saved = parse_record(ct.ctid, store.read(path, "record"))
+    if saved is None:
+        raise NotRestored(f"Unable to restore: {path} has no record of the container")
+    had, wanted = dumped.addresses(ct, store.info(path))
+    probe = net.begin_probe(ct, wanted, skip=skip_arpdetect)
+    adopt_ids(ct, path)
+    parent = store.info(path).get("cgroup_parent", ct.node.cgroup_parent)
+    if parent != ct.node.cgroup_parent:  # it comes from another node, or vz.conf has changed
+        images.move_cgroups(f"{path}/images", ct.ctid, parent, ct.node.cgroup_parent)
+    with Undo(warn) as undo:
+        if ct.is_mounted() and not skip_remount:
+            mount.umount_with_scripts(ct)
+        if not ct.is_mounted():
+            mount.mount_with_scripts(ct)
+            undo.add(mount.umount_with_scripts, ct)
+            say("Container is mounted")
+        record = present_record(ct, saved)
+        record.save()
+        undo.add(forget, ct)
+        if wanted:
+            claims.claim(ct, wanted)
+        cgroups.create(ct)
+        undo.add(cgroups.remove, ct)
+        undo.add(cgroups.kill_all, ct)
+        tree.recreate(ct, store.read(path, "cgroups").splitlines())
+        undo.add(net.detach, ct, record)
+        say("\tundump...")
+        undump(ct, record, path)
+        ct.forget_record()
+        ubc_limits.begin(ct, record.init_pid)
+        carry.restore(ct, record, path)
+        change_addresses(ct, record, had, wanted)
+        for text in net.restore_host_side(ct, record, wanted, probe):
+            warn(text)
+        carry.restore_outside(path)
+    return record
+
+
+def change_addresses(ct: Container, record: Record, had: list[str], wanted: list[str]) -> None:
+    """Give the CT inside the addresses that were saved for it while it was suspended."""
+    if had == wanted:
+        return
+    if not any(inside == venet.VENET for _, inside in record.netifs):
+        warn("WARNING: the container was dumped without venet0: its addresses come with the next start")
+        return
+    gone = [address for address in had if address not in wanted]
+
+    def change() -> bytes:
+        venet.forget_inside(ct.ctid, gone, wanted)
+        venet.configure_inside(ct.ctid, wanted)
+        return b""
+
+    carried.in_netns(record.init_pid, change)
+
+
+def undump(ct: Container, record: Record, path: str) -> None:
+    """Run criu; the CT's init is in *record* when this returns, and every process of it frozen."""
+    argv = restore_options(record, f"{path}/images", work=path)
+
+    def on_stage(stage: str, init_pid: int) -> None:
+        if stage == criu.POST_RESTORE:
+            record.init_pid = init_pid
+            record.init_start = starttime(init_pid)
+            record.save()
+
+    try:
+        criu.run([criu_program(), *argv], f"{path}/restore.log", cgroups.ct_dir(ct), on_stage, tick=check_interrupt)
+    except BaseException:
+        criu.kill_stragglers(f"{path}/images")
+        raise
+
+
+def adopt_ids(ct: Container, path: str) -> None:
+    """See that the CT has a range of host ids to itself on this node, and that the dump's images are made for it.
+
+    A range that another CT has got (the conf came from another node, say) is given up for a free one.
+    """
+    base, count = ct.idmap
+    if base and not ids.is_free(base, count, ct.ctid):
+        ct.conf.local_uid = ct.conf.local_gid = None
+        warn(f"Host ids from {base} on are another container's now: this one gets others")
+    mount.ensure_ids(ct)
+    base, count = ct.idmap
+    for first, lower, size in images.id_maps(f"{path}/images"):
+        if size != count or first:
+            raise NotRestored(f"Unable to restore: the dump has {size} host ids, LOCAL_UID_COUNT says {count}")
+        if lower != base:
+            images.move_ids(f"{path}/images", lower, base, size)
+
+
+def present_record(ct: Container, saved: Record) -> Record:
+    """Return the run record of a CT that is coming back: its mounts and devices as dumped, their sources as now."""
+    record = new_record(ct, STARTING)
+    sources = {item.key: item.source for item in inside.device_externals(devices.make_nodes(ct))}
+    record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
+    missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
+    if missing:
+        raise NotRestored(f"Unable to restore: the node has no {' '.join(map(printable, missing))}; the dump needs it")
+    record.netifs = list(saved.netifs)
+    record.started_at = saved.started_at
+    return record
+
+
+def release(ct: Container, record: Record) -> None:
+    """Let a loaded CT run, and tell old clients its pid."""
+    record.stage = ""
+    record.save()
+    published(ct, record)
+    cgroups.thaw(ct)
+
+
+def instead_of_start(ct: Container, *, skip_remount: bool = False) -> bool:
+    """Restore a CT that is asked to start and has a dump; False, and the dump out of the way, when that fails."""
+    try:
+        restore(ct, skip_remount=skip_remount)
+        return True
+    except VzError as exc:
+        if exc.code not in (ExitCode.RESTORE_ERROR, ExitCode.CHKPNT_ERROR):
+            raise  # the same would stop a boot: an address in use, no private area
+        warn(str(exc))
+    kept = store.fail(ct.dump_path)
+    warn(f"Unable to go on from the dump: the container boots anew; the dump is kept in {kept}")
+    return False
+
+
+def mend(ct: Container, facts: dict[str, str], tell: Callable[[str], None] = say) -> None:
+    """Finish or undo a restore that was killed: before its dump was retired nothing of the CT has run."""
+    path = facts["path"]
+    criu.kill_stragglers(f"{path}/images")
+    record = ct.record()
+    retired = os.path.lexists(path + store.GONE) and not os.path.lexists(path)
+    if retired and record is not None and record.is_alive():
+        tell("An earlier restore of this container was interrupted at its end: finishing it")
+        release(ct, record)
+    elif retired:
+        tell("An earlier restore of this container was interrupted after it had gone on: its dump is used up")
+    else:
+        tell("An earlier restore of this container was interrupted: it is suspended as before")
+        forget(ct)
+        if ct.is_mounted():
+            mount.umount_with_scripts(ct)
+    if retired:
+        discard(path + store.GONE)

@@ -1,0 +1,83 @@
+"""chkpnt and restore of whole systems: nothing is lost, no connection breaks, the system goes on being one."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from chkpnt_rig import Session, cycle, let_in
+
+from conftest import SOAK, Vz, template
+
+ROUNDS = 20 if SOAK else 2
+SYSTEMS = ["debian-12", "debian-13", "debian-12-sysvinit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        (name, layout)
+        for name in SYSTEMS
+        for layout in ("overlay", "simfs")
+        if SOAK or layout == "overlay" or name == "debian-13"
+    ],
+)
+def test_a_whole_system(vz: Vz, new_ct, name: str, layout: str) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct(
+        "--ipadd", "192.0.2.77", "--ipadd", "2001:db8::77", template=template(name), layout=layout, start=False
+    )
+    vz.ok("start", ctid, "--wait")
+    let_in(vz, ctid)
+    vz.sh(ctid, "echo kept > /run/kept; (sleep 1000 & echo $! > /run/sleeper) </dev/null >/dev/null 2>&1")
+    session = Session(vz, "192.0.2.77")
+    try:
+        session.ask("export KEPT=variable; cd /run")
+        session.type("vi /root/file\n")
+        session.wait_for(b"[New")
+        for number in range(ROUNDS):
+            cycle(vz, ctid)
+            session.type(f"oline {number}\x1b")
+            session.wait_for(f"line {number}".encode())
+        session.type(":wq\n")
+        session.wait_for(b"written")
+        time.sleep(0.5)  # vi throws away what is typed ahead when it leaves
+        shown = session.ask("echo $KEPT $PWD $(tty); grep . /root/file").splitlines()
+        assert shown[-ROUNDS - 1 :] == ["variable /run /dev/pts/0", *(f"line {number}" for number in range(ROUNDS))]
+    finally:
+        session.close()
+    assert vz("exec", ctid, "cat /run/kept").stdout == "kept\n"
+    assert vz("exec", ctid, "cat /proc/$(cat /run/sleeper)/comm").stdout == "sleep\n"
+    for family, address in (("-4", "192.0.2.77"), ("-6", "2001:db8::77")):
+        assert vz.run("ping", family, "-c1", "-W2", address).returncode == 0
+    if "sysvinit" in name:
+        assert vz("exec", ctid, "runlevel").stdout == "N 2\n"
+        assert vz("exec", ctid, "service cron restart >/dev/null && service cron status").returncode == 0
+    else:
+        assert vz("exec", ctid, "systemctl is-system-running").stdout == "running\n"
+        assert vz("exec", ctid, "systemctl --failed --no-legend").stdout == ""
+        assert vz("exec", ctid, "systemctl restart cron && systemctl is-active cron ssh").stdout == "active\nactive\n"
+    again = Session(vz, "192.0.2.77")
+    again.close()
+    vz.ok("stop", ctid, timeout=90)
+    assert vz("status", ctid).stdout == f"CTID {ctid} exist unmounted down\n"
+
+
+@pytest.mark.parametrize("name", ["debian-12", "debian-13"])
+def test_what_is_watched_and_forgotten_by_the_kernel(vz: Vz, new_ct, name: str) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct(template=template(name), start=False)
+    vz.ok("start", ctid, "--wait")
+    vz.ok("exec", ctid, "systemctl start dbus.service")
+    with open("/proc/sys/vm/drop_caches", "w") as file:  # the names of files; overlayfs makes no handles without
+        file.write("2")
+    cycle(vz, ctid)
+    assert vz("exec", ctid, "systemctl is-system-running").stdout == "running\n"
+
+
+def test_many_at_once(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
+    ctids = [new_ct("--ipadd", f"198.51.100.{number + 1}") for number in range(100 if SOAK else 6)]
+    for verb, state in (("chkpnt", "unmounted down suspended"), ("restore", "mounted running")):
+        processes = [vz.node.popen("vzctl", "--quiet", verb, str(ctid)) for ctid in ctids]
+        assert [process.wait(timeout=300) for process in processes] == [0] * len(ctids)
+        assert [vz("status", ctid).stdout for ctid in ctids] == [f"CTID {ctid} exist {state}\n" for ctid in ctids]
+    for number, _ in enumerate(ctids):
+        assert vz.run("ping", "-c1", "-W2", f"198.51.100.{number + 1}").returncode == 0
