@@ -54,7 +54,22 @@ def test_struck_anywhere(rig: Rig, name: str) -> None:
     assert not wrong, f"seed {seed}\n" + "\n".join(wrong)
 
 
+def test_an_init_that_is_killed_before_it_is_one_has_not_started(rig: Rig) -> None:
+    start = cases(rig.ctid, rig)["start"]
+    _, calls = rig.known(start)
+    rig.back(start)
+    helpers = [call for call in calls if not call.startswith("main:")]
+    last = max(number for number, call in enumerate(helpers, 1) if call.startswith("vzctl: mount("))
+    report, _, err = rig.strike(start, last, "one")
+    assert report["struck"] and report["status"] == 7 and "was killed" in err, (report, err)
+    assert rig.back(start) == []
+
+
 def test_destroy_after_all_that_leaves_nothing(rig: Rig) -> None:
     rig.to("absent")
+    for _ in range(100):  # the deleter goes on in the background
+        if not processes(rig.node):
+            break
+        time.sleep(0.05)
     assert [line for line in snapshot(rig.node) if str(rig.ctid) in line] == []
     assert processes(rig.node) == [] and leftovers(rig.node, rig.ctid) == []

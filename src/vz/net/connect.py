@@ -107,14 +107,10 @@ def add_venet(
     The answers to *probe* are looked at when all is made that harms nobody.
     """
     device = table.host_name(ct.ctid)
-    claims.claim(ct, addresses)
-    try:
-        claims.save_veip(ct.ctid, addresses)  # before anything is made: who clears up after us looks there
-    except OSError:
-        claims.release(ct, addresses)
-        raise
     record.netifs.append((device, venet.VENET))
-    record.save()
+    record.save()  # before anything is made: who clears up after us looks there
+    claims.claim(ct, addresses)
+    claims.save_veip(ct.ctid, addresses)
     traffic.begin(ct.ctid)
     warnings = filtered(lambda: table.add_ct(device, addresses), UNFILTERED_VENET, ExitCode.CANT_ADDIP)
     if read_sysctl("net/ipv6/conf/all/forwarding") == "0" and any(":" in address for address in addresses):
@@ -133,23 +129,27 @@ def add_netif(sock: rt.Route, ct: Container, record: Record, netif: Netif, init_
 
     veth.complete(ct, netif)
     record.netifs.append((netif.host_ifname, netif.ifname))
+    if not netif.mac_filter:
+        record.save()
     warnings = hold_to_mac(record, netif)  # before the device is there
-    record.save()
     with Refused(ExitCode.VETH_ERROR):
         veth.make(sock, ct, netif, init_pid)
     return warnings
 
 
 def hold_to_mac(record: Record, netif: Netif) -> list[str]:
-    """Set the filter for an interface as its mac_filter says; returns warnings."""
+    """Set the filter for an interface as its mac_filter says, the record first; returns warnings."""
     from vz.net import veth
 
     veth.unfilter(record, netif.host_ifname)
     if not netif.mac_filter:
         return []
+    record.macs[netif.host_ifname] = netif.mac
+    record.save()
     warnings = filtered(lambda: table.add_netif(netif), UNFILTERED_VETH, ExitCode.VETH_ERROR)
-    if not warnings:
-        record.macs[netif.host_ifname] = netif.mac
+    if warnings:
+        del record.macs[netif.host_ifname]
+        record.save()
     return warnings
 
 

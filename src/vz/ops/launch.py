@@ -7,8 +7,8 @@
     makes the network in B's netns                                   mounts, masks, the CT's own files
     "go"                                                             addresses, routes, seccomp, execve(init)
 
-B's errors come back over a pipe that execve closes: its end of file is the good news.  A creates the user namespace
-as the CT's own first id.
+B's errors come back over a pipe that execve closes: its end of file after READY is the good news; without READY, B was
+killed.  A creates the user namespace as the CT's own first id.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+READY = b"+"
 SIOCSIFFLAGS = 0x8914
 IFF_UP_RUNNING = 0x41
 
@@ -71,6 +72,9 @@ class Launch:
         words = _read_all(self._errors)
         os.close(self._errors)
         self._errors = -1
+        if not words:
+            raise VzError(f"Unable to run {self._program}: its process was killed", ExitCode.ENVCREATE_ERROR)
+        words = words.removeprefix(READY)
         if len(words) == 1:  # execve's own errno
             raise VzError(f"Unable to run {self._program}: {os.strerror(words[0])}", ExitCode.FS_BAD_TMPL)
         if words:
@@ -172,6 +176,7 @@ def _init(plan: inside.Plan, go: int, errors: int) -> None:
         os.set_inheritable(keep, False)
         process.close_from(4)
         errors = keep
+        os.write(errors, READY)
         inside.become_init(plan)
     except BaseException as exc:
         _report(errors, code, step, exc)
