@@ -250,7 +250,7 @@ def test_bridged_interfaces(vz: Vz, new_ct, bridge, inside: Netns) -> None:  # t
 
 
 def test_limits_come_from_the_configuration(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
-    ctid = new_ct("--ram", "128M")
+    ctid = new_ct("--ram", "128M", "--swap", "0")
     vz.ok("chkpnt", ctid)
     vz.ok("set", ctid, "--ram", "96M", "--save")
     vz.ok("restore", ctid)

@@ -68,7 +68,21 @@ def new() -> Iterator[Callable[..., int]]:
 
 def test_a_running_ct_moves_with_all_that_is_its_own(rig: Rig, new: Callable[..., int]) -> None:
     address = ADDRESS.format(21)
-    ct = new(rig, "--ipadd", address, "--hostname", "web.example", "--name", "web", "--ram", "200M", "--onboot", "yes")
+    ct = new(
+        rig,
+        "--ipadd",
+        address,
+        "--hostname",
+        "web.example",
+        "--name",
+        "web",
+        "--ram",
+        "200M",
+        "--swap",
+        "100M",
+        "--onboot",
+        "yes",
+    )
     script = rig.a.path(f"/etc/vz/conf/{ct}.start")
     script.write_text("#!/bin/sh\necho started >> /root/starts\n")
     script.chmod(0o750)
@@ -214,7 +228,8 @@ def test_a_range_of_ids_that_is_taken_there(rig: Rig, new: Callable[..., int]) -
         assert int(_value(rig.b, mine, "LOCAL_UID")) not in (base, 0)
         assert inside(rig.b, mine, "stat -c '%u %g' /root/file /").split() == ["7", "8", "0", "0"]
         assert status(rig.b, taken) == RUNNING
-        given = set(os.listdir(rig.b.path("/var/lib/vzctl/ids")))
+        slots = os.listdir(rig.b.path("/var/lib/vzctl/ids"))
+        given = {str(int(name) * 65536) for name in slots if name.isdigit()}
         free = next(ct for ct in (new(rig) for _ in range(9)) if _value(rig.a, ct, "LOCAL_UID") not in given)
         base = _value(rig.a, free, "LOCAL_UID")
         assert rig.migrate(rig.a, free).returncode == 0

@@ -179,9 +179,9 @@ def test_there_and_back_with_a_connection(
 def test_other_host_ids_there(rig: Rig, new: Callable[..., int]) -> None:
     ct = new()
     base = _base(rig.a, ct)
-    held = rig.b.path(f"/var/lib/vzctl/ids/{base}")
+    held = rig.b.path(f"/var/lib/vzctl/ids/{base // 65536}")
     held.parent.mkdir(exist_ok=True)
-    held.write_text("6001\n")
+    held.write_text(f"{base} 65536 6001\n")
     try:
         inside(rig.a, ct, "mkdir /run/own; chown 5:6 /run/own; echo x > /root/file; chown 7:8 /root/file")
         inside(rig.a, ct, "setsid sleep 1000 </dev/null >/dev/null 2>&1 &")

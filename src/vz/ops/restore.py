@@ -13,7 +13,7 @@ from vz.checkpoint import criu, images, store
 from vz.checkpoint.options import criu_program, restore_options
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
-from vz.container.record import STARTING, External, Record, parse_record
+from vz.container.record import External, Record, parse_record
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.process import starttime
 from vz.net import carried, claims, venet
@@ -23,10 +23,6 @@ from vz.ops.start import forget, new_record, published
 from vz.ops.trash import discard
 from vz.ops.undo import Undo, check_interrupt
 from vz.resources import cgroups, devices, tree, ubc_limits
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +70,7 @@ def begin(ct: Container, path: str) -> None:
         raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
     say("Restoring container ...")
     check(ct, path)
+    adopt_ids(ct, path)
     journal.hold(ct.ctid)
     journal.write(ct.ctid, "restore", {"path": path}, durable=False)
 
@@ -122,7 +119,6 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         raise NotRestored(f"Unable to restore: {path} has no record of the container")
     had, wanted = dumped.addresses(ct, store.info(path))
     probe = net.begin_probe(ct, wanted, skip=skip_arpdetect)
-    adopt_ids(ct, path)
     parent = store.info(path).get("cgroup_parent", ct.node.cgroup_parent)
     if parent != ct.node.cgroup_parent:  # it comes from another node, or vz.conf has changed
         images.move_cgroups(f"{path}/images", ct.ctid, parent, ct.node.cgroup_parent)
@@ -152,6 +148,8 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         for text in net.restore_host_side(ct, record, wanted, probe):
             warn(text)
         carry.restore_outside(path)
+    record.stage = ""
+    record.save()  # whole, and frozen: what may be missing now is said by the journal
     return record
 
 
@@ -209,7 +207,7 @@ def adopt_ids(ct: Container, path: str) -> None:
 
 def present_record(ct: Container, saved: Record) -> Record:
     """Return the run record of a CT that is coming back: its mounts and devices as dumped, their sources as now."""
-    record = new_record(ct, STARTING)
+    record = new_record(ct, "")  # the journal says how far it has come
     sources = {item.key: item.source for item in inside.device_externals(devices.make_nodes(ct))}
     record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
     missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
@@ -222,7 +220,6 @@ def present_record(ct: Container, saved: Record) -> Record:
 
 def release(ct: Container, record: Record) -> None:
     """Let a loaded CT run, and tell old clients its pid."""
-    record.stage = ""
     record.save()
     published(ct, record)
     cgroups.thaw(ct)

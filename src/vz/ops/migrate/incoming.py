@@ -198,6 +198,7 @@ def finish(ct: Container, entry: log.Log) -> None:
         path = entry.facts["dump"]
         if not ct.is_running() and os.path.isdir(path):  # else it has run here, and ended by itself
             restore.check(ct, path)
+            restore.adopt_ids(ct, path)
             restore.go_on(ct, restore.load(ct, path, skip_arpdetect=True), path)
     elif entry.facts["was"] == "running" and not ct.is_running():
         from vz.ops.start import start
