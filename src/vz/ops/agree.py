@@ -59,10 +59,11 @@ def agree(ct: Container, facts: Facts) -> list[str]:
     Raises:
         VzError: as set, for what cannot be brought there.
     """
-    warnings = _running(ct, facts) if ct.is_running() else []
-    if facts.get("names"):
-        names.agree(ct.ctid, ct.conf.name or "", facts["names"].split("/"))
-    return warnings
+    try:
+        return _running(ct, facts) if ct.is_running() else []
+    finally:
+        if facts.get("names"):
+            names.agree(ct.ctid, ct.conf.name or "", facts["names"].split("/"))
 
 
 def _running(ct: Container, facts: Facts) -> list[str]:

@@ -122,9 +122,10 @@ class Half:
                 for text in agree.agree(load(ct.ctid, ct.node), self._facts):
                     warn(text)
             except (VzError, OSError) as failed:
-                why = failed.strerror if isinstance(failed, OSError) else failed
-                warn(f"WARNING: the container is not wholly as it was, the next command tries that again: {why}")
-                return
+                if str(failed) != str(exc):  # else it is what failed before, and has changed nothing
+                    why = failed.strerror if isinstance(failed, OSError) else failed
+                    warn(f"WARNING: the container is not wholly as it was, the next command tries that again: {why}")
+                    return
         journal.end(ct.ctid)
 
 
