@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -34,7 +35,8 @@ def rig() -> Iterator[Rig]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_struck_anywhere(rig: Rig, name: str) -> None:
-    seed = random.randrange(1 << 30)
+    # the same moments at each commit, so that a failure is the commit's; soak looks for new ones
+    seed = random.randrange(1 << 30) if SOAK else zlib.crc32(name.encode())
     rng = random.Random(seed)
     end = time.monotonic() + MINUTES * 60
 
