@@ -13,6 +13,7 @@ import os
 import select
 import time
 
+from vz.checkpoint import store
 from vz.kernel.process import TOOL_PATH, exit_status, spawn
 
 TYPE_CHECKING = False
@@ -80,6 +81,7 @@ def kill_stragglers(images: str) -> None:
     for _ in range(500):
         found = stragglers(images)
         if not found:
+            store.detach_yards(os.path.dirname(images))
             return
         for pid in found:
             try:

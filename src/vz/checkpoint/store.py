@@ -153,9 +153,21 @@ def retract(path: str, serial: str) -> None:
         sync_directory(os.path.dirname(path))
 
 
+def detach_yards(folder: str) -> None:
+    """Detach what a killed criu has left mounted in the dump directory *folder*: a tmpfs of cgroup trees."""
+    with open("/proc/self/mountinfo") as table:
+        points = [line.split(" ")[4] for line in table if f" {folder}/.criu." in line]
+    from vz.kernel import mounts
+
+    for point in points:
+        if point.startswith(f"{folder}/.criu.") and "/" not in point[len(folder) + 1 :]:  # takes those below along
+            mounts.umount(point, mounts.MNT_DETACH)
+
+
 def retire(path: str) -> None:
     """Make the dump *path* one that nothing will restore again, in one durable step."""
     remove(path + GONE)
+    detach_yards(path)
     os.rename(path, path + GONE)
     sync_directory(os.path.dirname(path))
 
@@ -163,6 +175,7 @@ def retire(path: str) -> None:
 def fail(path: str) -> str:
     """Move the dump *path* out of the way as ``PATH.fail`` and return that."""
     remove(path + FAIL)
+    detach_yards(path)
     os.rename(path, path + FAIL)
     sync_directory(os.path.dirname(path))
     return path + FAIL
@@ -187,6 +200,7 @@ def remove(path: str) -> None:
         if os.path.lexists(path):
             os.unlink(path)
         return
+    detach_yards(path)  # or this would walk through the node's cgroups
     for base, folders, names in os.walk(path, topdown=False):
         for name in names:
             os.unlink(f"{base}/{name}")
