@@ -33,7 +33,7 @@ def test_random_kills(vz: Vz, node: Node) -> None:
     begun = time.monotonic()
     for words in (("create", 5999, "--ostemplate", BUSYBOX), ("start", 5999)):
         vz.ok(*words)
-    longest = max(0.09, (time.monotonic() - begun) / 2)  # slower in a VM, where a kill shall not always come first
+    longest = max(0.02, (time.monotonic() - begun) / 2)  # of one of them, on this machine
     vz.remove(5999)
     for round_number in range(COUNT):
         ctid = 5000 + round_number

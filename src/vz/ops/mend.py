@@ -11,7 +11,7 @@ import os
 from vz.container import ids
 from vz.container.ct import Container
 from vz.disk import layout
-from vz.errors import Interrupted, ScriptFailed, VzError
+from vz.errors import Interrupted, NotRunning, ScriptFailed, VzError
 from vz.kernel.files import read_bytes, remove, write_atomically
 from vz.ops import journal
 from vz.ops.report import say, warn
@@ -142,7 +142,24 @@ def unmount(ct: Container, root: str = "") -> str:
     return UNMOUNTED
 
 
+def _finish_kill(ct: Container, facts: Facts) -> None:
+    """Kill an init that may have been sent its SIGKILL already: it is alive for some milliseconds after that."""
+    if facts.get("kill") == "yes" and ct.is_running():
+        from vz.ops.join import open_init
+        from vz.ops.stop import kill
+
+        try:
+            _, pidfd = open_init(ct)
+        except NotRunning:
+            return
+        try:
+            kill(ct, pidfd)
+        finally:
+            os.close(pidfd)
+
+
 def _stop(ct: Container, facts: Facts) -> str:
+    _finish_kill(ct, facts)
     if ct.is_running():
         _tell("stop", "its init may have been asked to halt")
         return ""
@@ -151,6 +168,7 @@ def _stop(ct: Container, facts: Facts) -> str:
 
 
 def _restart(ct: Container, facts: Facts) -> str:
+    _finish_kill(ct, facts)
     if ct.is_running():
         _tell("restart", "it is running")
         return ""

@@ -43,10 +43,12 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False, operat
     try:
         scripts.run_in_ct(ct, "stop")
         cgroups.thaw(ct)
-        journal.note(ct.ctid, operation, umount="no" if skip_umount else "yes", root=record.root)
+        facts = {"umount": "no" if skip_umount else "yes", "root": record.root}
         if not fast:
+            journal.note(ct.ctid, operation, **facts)
             say("Stopping container ...")
         if fast or not shut_down(ct, record.init_pid, pidfd):
+            journal.note(ct.ctid, operation, kill="yes", **facts)
             say("Killing container ...")
             kill(ct, pidfd)
         clear(ct)
