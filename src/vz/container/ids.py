@@ -129,15 +129,18 @@ def ranges_of(ctid: int) -> list[int]:
     return sorted({kept.first for slot in slots for kept in _read(slot) if kept.ctid == ctid and not kept.destroyed})
 
 
-def retire(first: int, ctid: int) -> None:
-    """Note that the CT of the range at *first* is being destroyed: once its files are gone, release() follows."""
+def retire(first: int, ctid: int, *, back: bool = False) -> None:
+    """Note that the CT of the range at *first* is being destroyed: once its files are gone, release() follows.
+
+    With *back*, that it is not destroyed after all.
+    """
     if not os.path.isdir(IDS_DIR):
         return
     lock = _lock()
     try:
         for kept in _read(first // RANGE):
-            if kept.first == first and kept.ctid == ctid and not kept.destroyed:
-                kept.destroyed = True
+            if kept.first == first and kept.ctid == ctid and kept.destroyed == back:
+                kept.destroyed = not back
                 _keep(kept)
     finally:
         os.close(lock)

@@ -69,7 +69,12 @@ def finish(ct: Container, facts: dict[str, str]) -> None:
         if os.path.isdir(private) and not os.path.islink(private):
             if base:
                 retire(base, ctid)
-            discard(private, (base, ctid))
+            try:
+                discard(private, (base, ctid))
+            except OSError:
+                if base and os.path.lexists(private):
+                    ids.retire(base, ctid, back=True)
+                raise
         else:  # none, or a link: nothing of ours is left that has the ids
             remove(private)
             if base:

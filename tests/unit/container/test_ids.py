@@ -90,3 +90,11 @@ def test_a_table_of_before_is_read(node: NodeConfig) -> None:
     ids.release(165536, 102)
     assert ids.allocate(node, 105, 2 * RANGE) != 100000
     assert sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())[-1] < RANGE
+
+
+def test_a_destroy_that_failed_has_its_range_back(node: NodeConfig) -> None:
+    first = ids.allocate(node, 101)
+    ids.retire(first, 101)
+    assert ids.owner_of(first) is None
+    ids.retire(first, 101, back=True)
+    assert ids.owner_of(first) == 101
