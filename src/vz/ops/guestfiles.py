@@ -123,19 +123,23 @@ def wait_booted(ct: Container, limit_s: int) -> None:
             state = exec_status(ct, ["/bin/systemctl", "is-system-running"])[1].strip()
             if state in (b"running", b"degraded"):
                 return
-        elif _has(ct, "/.vzfifo") or not _has(ct, "/etc/inittab") or os.path.basename(_init_program(ct)) == "busybox":
+        elif (
+            _has(ct, "/.vzfifo")
+            or _has(ct, "/etc/inittab") is False
+            or os.path.basename(_init_program(ct)) == "busybox"
+        ):
             return
         check_interrupt()
         time.sleep(0.1)
     raise VzError("Container did not finish booting in time", ExitCode.WAIT_FAILED)
 
 
-def _has(ct: Container, path: str) -> bool:
-    """Tell whether the running CT has *path*; its own links do not lead out of it."""
+def _has(ct: Container, path: str) -> bool | None:
+    """Tell whether the running CT has *path*, None for one that ends just now; its own links do not lead out of it."""
     try:
         root = os.open(f"/proc/{ct.init_pid()}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
         os.close(open_in_root(root, path, os.O_PATH))
         return True
