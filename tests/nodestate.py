@@ -8,6 +8,7 @@ import re
 import time
 from pathlib import Path
 
+import testnode
 from testnode import Node, cgroup_dirs
 
 # made once per node and kept
@@ -154,19 +155,9 @@ def _network(node: Node, files: dict[str, str]) -> dict[str, str]:
 
 
 def processes(node: Node) -> list[str]:
-    """Return what runs in the node's mount namespace beside its holder: nobody, once commands and their helpers end."""
+    """Return what runs on *node* beside its holder: nobody, once commands and their helpers end."""
     assert node.holder is not None
-    wanted = os.readlink(f"/proc/{node.holder.pid}/ns/mnt")
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != node.holder.pid:
-            try:
-                if os.readlink(f"/proc/{name}/ns/mnt") == wanted:
-                    words = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                    found.append(f"process {name} {words}")
-            except OSError:
-                continue
-    return found
+    return [f"process {pid} {words}" for pid, words in testnode.processes(node.holder.pid).items()]
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import testnode
 from testnode import NETWORK4, NETWORK6, TREE, Node
 
 CLIENT4, CLIENT6 = f"{NETWORK4}100", f"{NETWORK6}100"
@@ -213,22 +214,9 @@ def _keygen(path: Path) -> None:
 
 
 def processes(node: Node, *words: str) -> list[int]:
-    """Return the pids of processes in the mount namespace of *node* whose command line has all of *words*."""
+    """Return the pids of processes of *node* whose command line has all of *words*."""
     assert node.holder is not None
-    wanted = os.readlink(f"/proc/{node.holder.pid}/ns/mnt")
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            if os.readlink(f"/proc/{name}/ns/mnt") != wanted:
-                continue
-            line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        except OSError:
-            continue
-        if all(word in line for word in words):
-            found.append(int(name))
-    return found
+    return [pid for pid, line in testnode.processes(node.holder.pid).items() if all(word in line for word in words)]
 
 
 def kill(pids: list[int]) -> None:

@@ -154,6 +154,7 @@ exec sleep infinity
     def stop(self) -> None:
         if self.holder is not None:
             kill_cgroups(self.cgroup_parent)
+            kill_processes(self.holder.pid)  # a session of an sshd outlives it
             self.holder.kill()
             self.holder.wait()
             if self.holder.stdout is not None:
@@ -169,6 +170,31 @@ def start_time(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
+
+
+def processes(holder: int, kinds: tuple[str, ...] = ("mnt",)) -> dict[int, str]:
+    """Return {pid: command line} of what shares a namespace of one of *kinds* with a node's *holder*, but itself."""
+    wanted = [(kind, os.readlink(f"/proc/{holder}/ns/{kind}")) for kind in kinds]
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == holder:
+            continue
+        try:
+            if any(os.readlink(f"/proc/{name}/ns/{kind}") == link for kind, link in wanted):
+                words = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(name)] = words.decode("utf-8", "replace")
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def kill_processes(holder: int) -> None:
+    """Kill what still runs on the node of *holder*, which keeps its namespaces."""
+    for pid in processes(holder, ("mnt", "net")):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def cgroup_dirs(parent: str) -> list[Path]:
@@ -198,8 +224,9 @@ def kill_cgroups(parent: str) -> None:
 
 def clear(home: Path) -> None:
     """Remove the scratch directory of a node that is down; a background deleter may still be at work in it."""
-    for ids in (home / "state" / "ids").glob("[0-9]*"):  # device nodes of CTs that were not stopped
-        shutil.rmtree(f"/dev/vz/{ids.name}", ignore_errors=True)
+    for path in (home / "state" / "ids").glob("[0-9]*"):  # device nodes of CTs that were not stopped
+        for line in path.read_text().splitlines():
+            shutil.rmtree(f"/dev/vz/{line.split()[0]}", ignore_errors=True)
     for _ in range(50):
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(home)], stderr=subprocess.DEVNULL)
         if not home.exists():
@@ -219,6 +246,7 @@ def clear_stale() -> None:
         try:
             holder, holder_start = (home / "holder").read_text().split()
             if start_time(int(holder)) == holder_start:
+                kill_processes(int(holder))
                 os.kill(int(holder), signal.SIGKILL)
         except (OSError, ValueError):
             pass

@@ -67,22 +67,24 @@ def device_program(rules: list[DeviceRule]) -> bytes:
     return b"".join(code)
 
 
-def load(program: bytes, name: str = "vz_devices") -> int:
-    """Load a device filter and return its descriptor; EPERM: no CAP_BPF, ENOSYS: no bpf(2)."""
+def load(program: bytes, name: str = "vz_devices", kind: int = BPF_PROG_TYPE_CGROUP_DEVICE, where: int = 0) -> int:
+    """Load *program*, of type *kind* for attach type *where*, and return its descriptor.
+
+    Raises:
+        OSError: EPERM: no CAP_BPF, ENOSYS: no bpf(2).
+    """
     text = ffi.create_string_buffer(program, len(program))
     licence = ffi.create_string_buffer(b"GPL")
     attr = struct.pack(
-        "IIQQIIQII16s",
-        BPF_PROG_TYPE_CGROUP_DEVICE,
+        "IIQQIIQII16sII",
+        kind,
         len(program) // 8,
         ffi.addressof(text),
         ffi.addressof(licence),
-        0,
-        0,
-        0,
-        0,
-        0,
+        *(0, 0, 0, 0, 0),
         name.encode()[:15],
+        0,
+        where,
     )
     return call(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
 

@@ -11,11 +11,12 @@ import os
 import struct
 
 from . import ffi
-from .bpf import BPF_F_ALLOW_MULTI, BPF_PROG_ATTACH, BPF_PROG_GET_FD_BY_ID, BPF_PROG_LOAD, attached_ids, call, insn
+from .bpf import BPF_F_ALLOW_MULTI, BPF_PROG_ATTACH, BPF_PROG_GET_FD_BY_ID, attached_ids, call, insn, load
 
 BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM = 0, 1, 2
 BPF_MAP_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 14, 15
 BPF_MAP_TYPE_ARRAY = 2
+NAME = "vz_sockets"  # what bpftool(8) shows
 BPF_PROG_TYPE_CGROUP_SOCK, BPF_PROG_TYPE_SOCK_OPS = 9, 13
 BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SOCK_OPS, BPF_CGROUP_INET_SOCK_RELEASE = 2, 3, 34
 BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB = 5
@@ -62,7 +63,7 @@ class Maps:
 
 def probe() -> None:
     """Load a program of the kind that counts and drop it; OSError where this kernel does not let us."""
-    os.close(load(BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET_SOCK_CREATE, b"".join(_ALLOW)))
+    os.close(load(b"".join(_ALLOW), NAME, BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET_SOCK_CREATE))
 
 
 def attach(cgroup: str) -> Maps:
@@ -84,7 +85,7 @@ def attach(cgroup: str) -> Maps:
                 (BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, sockops_program(maps)),
                 (BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET_SOCK_CREATE, create_program(maps)),
             ):
-                fd = load(kind, where, program)
+                fd = load(program, NAME, kind, where if kind == BPF_PROG_TYPE_CGROUP_SOCK else 0)
                 try:
                     call(
                         BPF_PROG_ATTACH,
@@ -125,24 +126,6 @@ def find(cgroup: str) -> Maps | None:
         os.close(program)
     fds = [call(BPF_MAP_GET_FD_BY_ID, struct.pack("III", number, 0, 0), "BPF_MAP_GET_FD_BY_ID") for number in map_ids]
     return Maps(*fds)
-
-
-def load(kind: int, where: int, program: bytes) -> int:
-    """Load *program* for attach type *where* and return its descriptor."""
-    text = ffi.create_string_buffer(program, len(program))
-    licence = ffi.create_string_buffer(b"GPL")
-    attr = struct.pack(
-        "IIQQIIQII16sII",
-        kind,
-        len(program) // 8,
-        ffi.addressof(text),
-        ffi.addressof(licence),
-        *(0, 0, 0, 0, 0),
-        b"vz_sockets",
-        0,
-        where if kind == BPF_PROG_TYPE_CGROUP_SOCK else 0,
-    )
-    return call(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
 
 
 def create_program(maps: Maps) -> bytes:

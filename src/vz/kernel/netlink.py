@@ -167,17 +167,22 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    """Return {type: value} of the attributes in *data*."""
-    found = {}
+def attribute_list(data: bytes) -> list[tuple[int, bytes]]:
+    """Return (type with its flag bits, value) of every attribute in *data*, in order and with those that repeat."""
+    found = []
     at = 0
     while at + 4 <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, at)
         if length < 4:
             break
-        found[kind & 0x3FFF] = data[at + 4 : at + length]
+        found.append((kind, data[at + 4 : at + length]))
         at += (length + 3) & ~3
     return found
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Return {type: value} of the attributes in *data*."""
+    return {kind & 0x3FFF: value for kind, value in attribute_list(data)}
 
 
 def _words(flags: int, body: bytes) -> str:

@@ -12,7 +12,7 @@ import os
 import struct
 
 from vz.kernel.namespaces import CLONE_NEWNET, run_in_child, setns
-from vz.kernel.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Netlink, Request, attribute
+from vz.kernel.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Netlink, Request, attribute, attribute_list
 from vz.kernel.network import read_sysctl, write_sysctl
 
 TYPE_CHECKING = False
@@ -161,7 +161,7 @@ def _routes(route: Netlink, family: int) -> list[tuple[str, int, bytes]]:
     for body in _dump(route, RTM_GETROUTE, _RTMSG.pack(family, *[0] * 8)):
         fields = list(_RTMSG.unpack_from(body))
         table, flags = fields[4], fields[8]
-        attributes = _attributes(body[_RTMSG.size :])
+        attributes = attribute_list(body[_RTMSG.size :])
         for kind, value in attributes:
             if kind == RTA_TABLE:
                 table = int.from_bytes(value, "little")
@@ -195,7 +195,7 @@ def _neighbours(route: Netlink, family: int) -> list[tuple[str, int, bytes]]:
             of, _, _, index, state, flags, _ = _NDMSG.unpack_from(body)
             if of != family or bool(flags & NTF_PROXY) != bool(proxy) or not (proxy or state & NUD_PERMANENT):
                 continue
-            kept = [(kind, value) for kind, value in _attributes(body[_NDMSG.size :]) if kind in (NDA_DST, NDA_LLADDR)]
+            kept = [part for part in attribute_list(body[_NDMSG.size :]) if part[0] in (NDA_DST, NDA_LLADDR)]
             head = _NDMSG.pack(family, 0, 0, index, 0 if proxy else NUD_PERMANENT, flags, 0)
             found.append(("neighbour", RTM_NEWNEIGH, head + _packed(kept)))
     return found
@@ -213,14 +213,14 @@ def _traffic_control(route: Netlink, indexes: set[int]) -> list[tuple[str, int, 
     for index in dict.fromkeys(index for index, _, _ in disciplines):
         classes = {}
         for body in _dump(route, RTM_GETTCLASS, _TCMSG.pack(0, 0, 0, index, 0, 0, 0)):
-            if dict(_attributes(body[_TCMSG.size :])).get(TCA_KIND) in WITH_CLASSES:
+            if dict(attribute_list(body[_TCMSG.size :])).get(TCA_KIND) in WITH_CLASSES:
                 classes[struct.unpack_from("=I", body, 8)[0]] = body
         for handle in sorted(classes, key=lambda handle: _depth(classes, handle)):
             found.append(("tc", RTM_NEWTCLASS, _tc(classes[handle], info=0)))
     for index, handle, _ in disciplines:
         for body in _dump(route, RTM_GETTFILTER, _TCMSG.pack(0, 0, 0, index, 0, handle, 0)):
             of = struct.unpack_from("=I", body, 8)[0]
-            kinds = dict(_attributes(body[_TCMSG.size :]))
+            kinds = dict(attribute_list(body[_TCMSG.size :]))
             # the first answer for each filter names the filter itself; a hash table 800: comes with the first rule
             if of and TCA_OPTIONS in kinds and not (kinds.get(TCA_KIND) == b"u32\0" and not of & 0xFFFFF):
                 found.append(("tc", RTM_NEWTFILTER, _tc(body)))
@@ -242,7 +242,7 @@ def _tc(body: bytes, info: int | None = None) -> bytes:
         head[6] = info
     elif head[4] & 0xFFFF == 0 and head[5] != 0 and head[6] < 0x10000:
         head[6] = 0  # of a discipline: how many refer to it
-    kept = [(kind, value) for kind, value in _attributes(body[_TCMSG.size :]) if kind & 0x3FFF in TC_KEPT]
+    kept = [(kind, value) for kind, value in attribute_list(body[_TCMSG.size :]) if kind & 0x3FFF in TC_KEPT]
     name = dict(kept).get(TCA_KIND, b"")
     kept = [(kind, _options(name, value) if kind & 0x3FFF == TCA_OPTIONS else value) for kind, value in kept]
     return _TCMSG.pack(*head) + _packed(kept)
@@ -253,7 +253,7 @@ def _options(name: bytes, options: bytes) -> bytes:
     if name not in FLAGS and name != b"htb\0":
         return options
     out = []
-    for kind, value in _attributes(options):
+    for kind, value in attribute_list(options):
         if name == b"htb\0" and kind == TCA_HTB_INIT and int.from_bytes(value[:4], "little") > 0xFFFF:
             value = struct.pack("=I", struct.unpack_from("=I", value)[0] >> 16) + value[4:]
         elif kind == FLAGS.get(name) and len(value) == 4:
@@ -284,19 +284,6 @@ def _dump(route: Netlink, kind: int, body: bytes) -> list[bytes]:
         return route.ask(Request(kind, NLM_F_DUMP, body))
     except OSError:
         return []  # a family or a part that this kernel has not
-
-
-def _attributes(data: bytes) -> list[tuple[int, bytes]]:
-    """Return (type with its flag bits, value) of every attribute, in order and with those that repeat."""
-    found = []
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            break
-        found.append((kind, data[at + 4 : at + length]))
-        at += (length + 3) & ~3
-    return found
 
 
 def _packed(attributes: list[tuple[int, bytes]]) -> bytes:

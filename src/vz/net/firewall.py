@@ -19,6 +19,7 @@ from vz.kernel.netlink import (
     NLMSG_DONE,
     NLMSG_ERROR,
     attribute,
+    attribute_list,
     message,
     messages,
 )
@@ -46,7 +47,6 @@ SET_NAME, SET_ID = 2, 10
 CHAIN_NAME, CHAIN_FLAGS, CHAIN_F_BINDING = 3, 10, 4
 RULE_EXPRESSIONS, RULE_COMPAT = 4, 5
 ELEMENT_PAD = 8
-PIECE_BYTES = 8 << 20
 
 
 def save() -> list[tuple[int, bytes]]:
@@ -68,7 +68,7 @@ def save() -> list[tuple[int, bytes]]:
             found.append((NEW_SET, _kept(NEW_SET, body) + attribute(SET_ID, number.to_bytes(4, "big"))))
         found += [(NEW_CHAIN, _kept(NEW_CHAIN, body)) for body in _dump(sock, GET_CHAIN)]
         for body in sets:  # after the chains: elements of a verdict map name them
-            names = b"".join(attribute(kind, value) for kind, value in _attributes(body[4:]) if kind in (1, SET_NAME))
+            names = b"".join(attribute(*part) for part in attribute_list(body[4:]) if part[0] in (1, SET_NAME))
             for part in _dump(sock, GET_ELEMENTS, body[:4] + names):
                 found.append((NEW_ELEMENTS, _elements(part)))
         return found + [(NEW_RULE, _rule(body)) for body in _bound_first(_dump(sock, GET_CHAIN), _dump(sock, GET_RULE))]
@@ -143,14 +143,14 @@ def _bound_first(chains: list[bytes], rules: list[bytes]) -> list[bytes]:
     """Return *rules* with those of anonymous chains before the rule that binds the chain: then it takes no more."""
     bound: dict[tuple[bytes, bytes], bytes] = {}
     for body in chains:
-        parts = {n & TYPE_MASK: v for n, v in _attributes(body[4:])}
+        parts = {n & TYPE_MASK: v for n, v in attribute_list(body[4:])}
         if int.from_bytes(parts.get(CHAIN_FLAGS, b""), "big") & CHAIN_F_BINDING:
             bound[body[:1] + parts.get(1, b""), parts.get(CHAIN_NAME, b"")] = parts.get(CHAIN_NAME, b"")
     if not bound:
         return rules
     by_chain: dict[tuple[bytes, bytes], list[bytes]] = {}
     for body in rules:
-        parts = {n & TYPE_MASK: v for n, v in _attributes(body[4:])}
+        parts = {n & TYPE_MASK: v for n, v in attribute_list(body[4:])}
         by_chain.setdefault((body[:1] + parts.get(1, b""), parts.get(2, b"")), []).append(body)
     found: list[bytes] = []
     done: set[tuple[bytes, bytes]] = set()
@@ -202,27 +202,15 @@ def _dump(sock: _socket.socket, kind: int, body: bytes = b"\0\0\0\0") -> list[by
             found.append(part)
 
 
-def _attributes(data: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            break
-        found.append((kind, data[at + 4 : at + length]))
-        at += (length + 3) & ~3
-    return found
-
-
 def _kept(kind: int, body: bytes) -> bytes:
     """Return *body* (struct nfgenmsg and attributes) with what a request may have."""
     head = body[:2] + b"\0\0"  # no generation
-    return head + b"".join(attribute(n, value) for n, value in _attributes(body[4:]) if n & TYPE_MASK in KEPT[kind])
+    return head + b"".join(attribute(n, value) for n, value in attribute_list(body[4:]) if n & TYPE_MASK in KEPT[kind])
 
 
 def _table(body: bytes) -> bytes:
     out = body[:2] + b"\0\0"
-    for kind, value in _attributes(body[4:]):
+    for kind, value in attribute_list(body[4:]):
         if kind & TYPE_MASK == TABLE_FLAGS:
             value = (int.from_bytes(value, "big") & TABLE_F_DORMANT).to_bytes(4, "big")
         if kind & TYPE_MASK in KEPT[NEW_TABLE]:
@@ -233,11 +221,11 @@ def _table(body: bytes) -> bytes:
 def _elements(body: bytes) -> bytes:
     """Return the elements of a set without the paddings in each."""
     out = body[:2] + b"\0\0"
-    for kind, value in _attributes(body[4:]):
+    for kind, value in attribute_list(body[4:]):
         if kind & TYPE_MASK == 3:
             parts = []
-            for number, element in _attributes(value):
-                inner = [(n, v) for n, v in _attributes(element) if n & TYPE_MASK != ELEMENT_PAD]
+            for number, element in attribute_list(value):
+                inner = [(n, v) for n, v in attribute_list(element) if n & TYPE_MASK != ELEMENT_PAD]
                 parts.append(attribute(number | NLA_F_NESTED, b"".join(attribute(n, v) for n, v in inner)))
             value = b"".join(parts)
         if kind & TYPE_MASK in KEPT[NEW_ELEMENTS]:
@@ -248,7 +236,7 @@ def _elements(body: bytes) -> bytes:
 def _rule(body: bytes) -> bytes:
     """Return a rule; one with matches or targets of x_tables also says again for which protocol they were checked."""
     out = _kept(NEW_RULE, body)
-    expressions = next((v for n, v in _attributes(body[4:]) if n & TYPE_MASK == RULE_EXPRESSIONS), b"")
+    expressions = next((v for n, v in attribute_list(body[4:]) if n & TYPE_MASK == RULE_EXPRESSIONS), b"")
     protocol = _compat_protocol(body[0], expressions)
     if protocol is not None:
         inner = attribute(1, struct.pack(">I", protocol[0])) + attribute(2, struct.pack(">I", protocol[1]))
@@ -264,10 +252,10 @@ def _compat_protocol(family: int, expressions: bytes) -> tuple[int, int] | None:
     has_compat = False
     loaded = False  # the register holds the protocol
     found: tuple[int, int] | None = None
-    for _, item in _attributes(expressions):
-        parts = {n & TYPE_MASK: v for n, v in _attributes(item)}
+    for _, item in attribute_list(expressions):
+        parts = {n & TYPE_MASK: v for n, v in attribute_list(item)}
         name = parts.get(1, b"").rstrip(b"\0")
-        data = {n & TYPE_MASK: v for n, v in _attributes(parts.get(2, b""))}
+        data = {n & TYPE_MASK: v for n, v in attribute_list(parts.get(2, b""))}
         if name in (b"match", b"target"):
             has_compat = True
         elif name == b"meta":
@@ -275,7 +263,7 @@ def _compat_protocol(family: int, expressions: bytes) -> tuple[int, int] | None:
         elif name == b"payload":  # the protocol field of an IPv4 header
             loaded = family == _socket.AF_INET and (data.get(2), data.get(3)) == (b"\0\0\0\1", b"\0\0\0\x09")
         elif name == b"cmp" and loaded and found is None:
-            value = {n & TYPE_MASK: v for n, v in _attributes(data.get(3, b""))}.get(1, b"")
+            value = {n & TYPE_MASK: v for n, v in attribute_list(data.get(3, b""))}.get(1, b"")
             if len(value) == 1:
                 found = value[0], 2 if data.get(2) == b"\0\0\0\1" else 0
             loaded = False

@@ -52,10 +52,6 @@ def sever(record: Record) -> None:
             venet.delete_link(sock, outside)
 
 
-def is_locked(ct: Container) -> bool:
-    return os.path.exists(_mark_path(ct.ctid))
-
-
 def unlock(ct: Container, record: Record | None = None) -> None:
     """Let traffic pass again, if it was stopped; *record* is that of the CT where it still runs."""
     try:

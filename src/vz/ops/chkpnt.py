@@ -269,7 +269,6 @@ def end_suspended(ct: Container) -> None:
     if record is not None:
         lock.sever(record)
     clear(ct)
-    forget_run(ct)
     if ct.is_mounted():
         mount.umount_with_scripts(ct)
     forget_run(ct)

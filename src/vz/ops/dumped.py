@@ -82,6 +82,18 @@ def old_criu(ours: tuple[int, ...]) -> list[str]:
     ]
 
 
+def memory_bytes(pids: list[int]) -> int:
+    """Return about how much the images of *pids* take: their anonymous pages and those of tmpfs."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = read_text(f"/proc/{pid}/status").splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+    return total
+
+
 def lacks_space(path: str, pids: list[int]) -> list[str]:
     """Return a line when the memory of *pids* does not fit where the dump *path* is to be."""
     folder = os.path.dirname(path)
@@ -89,14 +101,7 @@ def lacks_space(path: str, pids: list[int]) -> list[str]:
         folder = os.path.dirname(folder)
     room = os.statvfs(folder)
     free = room.f_bavail * room.f_frsize
-    needed = 0
-    for pid in pids:
-        try:
-            words = read_text(f"/proc/{pid}/statm").split()
-        except OSError:
-            continue
-        # anonymous and tmpfs pages are saved, those of files are not; the two come in one number
-        needed += max(0, int(words[1]) - int(words[2])) * PAGE_BYTES
+    needed = memory_bytes(pids)
     if needed <= free:
         return []
     return [f"{folder} has {free >> 20} MB free, at least {needed >> 20} MB are needed: --dumpfile puts it elsewhere"]

@@ -42,15 +42,20 @@ def restore(ct: Container, path: str = "", *, skip_remount: bool = False, skip_a
         AlreadyRunning: 32.  NotRestored: 17, the dump stays for another try.  VzError: what mount and the network say.
     """
     path = path or ct.dump_path
-    begin(ct, path)
-    try:
-        record = load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
-    except BaseException:
-        journal.finish(ct.ctid)
-        raise
+    record = begin_and_load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
     go_on(ct, record, path)
     journal.finish(ct.ctid)
     say("Restoring completed successfully")
+
+
+def begin_and_load(ct: Container, path: str, *, skip_remount: bool, skip_arpdetect: bool) -> Record:
+    """Load the CT from *path* with a note in the journal, which stays open for what follows unless this fails."""
+    begin(ct, path)
+    try:
+        return load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
+    except BaseException:
+        journal.finish(ct.ctid)
+        raise
 
 
 def go_on(ct: Container, record: Record, path: str) -> None:

@@ -12,10 +12,8 @@ from vz.checkpoint import store
 from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_text, write_atomically
-from vz.net import lock
-from vz.ops import chkpnt, journal, mount, restore
+from vz.ops import chkpnt, journal, restore
 from vz.ops.report import say
-from vz.ops.settle import clear, forget_run
 from vz.ops.trash import discard
 from vz.resources import cgroups
 
@@ -66,12 +64,7 @@ def kill(ct: Container) -> None:
 
 def undump(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect: bool = False) -> None:
     """Load the CT from *path* and leave it frozen; the dump stays."""
-    restore.begin(ct, path)
-    try:
-        restore.load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
-    except BaseException:
-        journal.finish(ct.ctid)
-        raise
+    restore.begin_and_load(ct, path, skip_remount=skip_remount, skip_arpdetect=skip_arpdetect)
     _note(ct, UNDUMPED, path)
     journal.finish(ct.ctid)
     say("Restoring completed successfully")
@@ -93,16 +86,11 @@ def resume_undumped(ct: Container) -> None:
 
 def kill_undumped(ct: Container) -> None:
     """Discard a loaded CT that has not gone on; its dump is as it was."""
-    record = chkpnt.need_running(ct)
+    chkpnt.need_running(ct)
     if not _noted(ct, UNDUMPED):
         raise VzError("The container was not loaded by restore --undump: it is not discarded", ExitCode.RESTORE_ERROR)
     say("\tkill...")
-    lock.sever(record)
-    clear(ct)
-    forget_run(ct)
-    if ct.is_mounted():
-        mount.umount_with_scripts(ct)
-    forget_run(ct)
+    chkpnt.end_suspended(ct)
 
 
 def _need_frozen(ct: Container, hint: str) -> None:

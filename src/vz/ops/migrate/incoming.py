@@ -25,8 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SCRIPT_LIMIT_BYTES = 1 << 20
-
 
 def begin(node: NodeConfig, ctid: int, request: dict[str, Any]) -> log.Log:
     """Note that CT *ctid* is coming and make room for its files.

@@ -11,8 +11,7 @@ from vz.checkpoint import criu
 from vz.container.ct import Container
 from vz.disk import moved
 from vz.disk.changes import Tree
-from vz.kernel.files import read_text
-from vz.ops import chkpnt
+from vz.ops import chkpnt, dumped
 from vz.ops.migrate import checks, log
 from vz.ops.migrate.errors import CHECKPOINT, MigrateFailed
 from vz.ops.migrate.session import DETAIL, PROGRESS, Session
@@ -37,19 +36,7 @@ def facts(ct: Container) -> dict[str, Any]:
     found = chkpnt.obstacles(ct, record, chkpnt.Dump(ct.dump_path + SUFFIX, keep_running=True))
     if found:
         raise MigrateFailed("\n".join(["Unable to make a dump:", *(f"\t{line}" for line in found)]), CHECKPOINT)
-    return {"criu": list(criu.version()), "cpu": checks.cpu_flags(), "memory": memory_bytes(cgroups.pids(ct))}
-
-
-def memory_bytes(pids: list[int]) -> int:
-    """Return about how much the images of *pids* take: their anonymous pages and those of tmpfs."""
-    total = 0
-    for pid in pids:
-        try:
-            lines = read_text(f"/proc/{pid}/status").splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
-    return total
+    return {"criu": list(criu.version()), "cpu": checks.cpu_flags(), "memory": dumped.memory_bytes(cgroups.pids(ct))}
 
 
 class Held(chkpnt.Dump):
@@ -91,13 +78,7 @@ class Held(chkpnt.Dump):
 def live(session: Session) -> None:
     """Copy, freeze, dump, copy again, hand over."""
     ct = session.ct
-    say("Preparing remote node", PROGRESS)
-    there = session.begin()
-    if not session.facts["template_there"]:
-        session.stage("Template")
-        session.send_template()
-    say("Syncing private", PROGRESS)
-    session.stage("Copying files")
+    there = session.prepare()
     with Tree(ct.private) as tree:
         top = f"{tree.path}/up" if session.facts["layout"] == "overlay" else tree.path
         session.copy_files(top, there, running=True)

@@ -64,6 +64,17 @@ class Session:
         check_interrupt()
         self.helper.keep_alive()
 
+    def prepare(self) -> str:
+        """Make the destination ready, the template that it lacks too; return where the files go over there."""
+        say("Preparing remote node", PROGRESS)
+        there = self.begin()
+        if not self.facts["template_there"]:
+            self.stage("Template")
+            self.send_template()
+        say("Syncing private", PROGRESS)
+        self.stage("Copying files")
+        return there
+
     def stage(self, name: str) -> None:
         """Begin the part called *name* of what ``-t`` reports."""
         say(f"   {name}", DETAIL)

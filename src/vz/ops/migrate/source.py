@@ -130,13 +130,7 @@ def move(session: Session) -> None:
 def offline(session: Session) -> None:
     """Copy, stop, copy again, hand over."""
     ct = session.ct
-    say("Preparing remote node", PROGRESS)
-    there = session.begin()
-    if not session.facts["template_there"]:
-        session.stage("Template")
-        session.send_template()
-    say("Syncing private", PROGRESS)
-    session.stage("Copying files")
+    there = session.prepare()
     upper = session.facts["layout"] == "overlay"
     with Tree(ct.private) as tree:
         top = f"{tree.path}/up" if upper else tree.path
