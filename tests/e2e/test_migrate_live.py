@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -176,8 +177,9 @@ def test_there_and_back_with_a_connection(
     ok(target, "vzctl", "start", ct)
 
 
-def test_other_host_ids_there(rig: Rig, new: Callable[..., int]) -> None:
-    ct = new()
+@pytest.mark.parametrize("name", ["busybox", "debian-12"])
+def test_other_host_ids_there(rig: Rig, new: Callable[..., int], name: str) -> None:
+    ct = new(template=template(name))
     base = _base(rig.a, ct)
     held = rig.b.path(f"/var/lib/vzctl/ids/{base // 65536}")
     held.parent.mkdir(exist_ok=True)
@@ -190,6 +192,16 @@ def test_other_host_ids_there(rig: Rig, new: Callable[..., int]) -> None:
         assert _base(rig.b, ct) != base
         out = inside(rig.b, ct, "stat -c '%u %g' /run/own /root/file; pidof sleep | wc -w; echo new > /root/new")
         assert out.split()[:5] == ["5", "6", "7", "8", "1"]
+        # cgroups: what was the CT's is its again, and what the node's root had made for exec is not
+        inside(rig.b, ct, "true")
+        top = next(Path("/sys/fs/cgroup").glob(f"**/{rig.b.cgroup_parent}/{ct}/ct"))
+        owners = {str(path): path.stat().st_uid for path in (top, *top.rglob("*")) if path.is_dir()}
+        assert owners.pop(f"{top}/vz-exec") == 0
+        assert set(owners.values()) == {_base(rig.b, ct)}, owners
+        if name != "busybox":
+            assert len(owners) > 5
+            run = "systemd-run -q --wait -p MemoryMax=50M -p TasksMax=20 true && systemctl is-system-running"
+            assert inside(rig.b, ct, run) == "running\n"
     finally:
         held.unlink()
 

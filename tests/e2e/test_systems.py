@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from conftest import Vz, template
 from testnode import Node
 
 SYSTEMS = ["debian-12", "debian-13", "debian-12-sysvinit"]
+KEPT_CLOSED = {
+    "/etc/ssl/private",
+    "/run/systemd/unit-root",
+    "/run/sudo/ts",
+    "/etc/credstore",
+    "/etc/credstore.encrypted",
+}  # by the systems themselves
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +94,50 @@ passwd -S root | cut -d' ' -f1
     assert vz.sh(ctid, script).splitlines() == ["65535:65534", "bob", "bob", "pinged", "* * * * * true", "root"]
     vz.ok("stop", ctid, timeout=90)
     assert vz("status", ctid).stdout == f"CTID {ctid} exist unmounted down\n"
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_that_nobody_uses_is_idle(vz: Vz, new_ct, name: str) -> None:  # type: ignore[no-untyped-def]
+    """rsyslogd once read an empty /proc/kmsg for ever; the kernel's own refuses to be opened, which it understands."""
+    ctid = new_ct(template=template(name), start=False)
+    vz.ok("start", ctid, "--wait")
+    assert (
+        vz.sh(ctid, "cat /proc/kmsg; dmesg").count("not permitted") + vz.sh(ctid, "cat /proc/kmsg").count("denied") > 0
+    )
+    deadline = time.monotonic() + 60
+    while "sysvinit" not in name and "1" not in vz.sh(ctid, "pidof rsyslogd | wc -w"):
+        assert time.monotonic() < deadline, "no rsyslogd"
+    while (used := ticks_of(vz, ctid)) > 20:  # a fifth of a second in two: the end of its boot
+        assert time.monotonic() < deadline, f"{used} ticks of 200 while nobody uses it"
+
+
+def ticks_of(vz: Vz, ctid: int) -> int:
+    """Return the hundredths of a second of CPU that the CT's processes took during two seconds."""
+    count = "cat /proc/[0-9]*/stat 2>/dev/null | awk '{n += $14 + $15} END {print n}'"
+    return -int(vz.sh(ctid, count)) + int(vz.sh(ctid, f"sleep 2; {count}"))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_careful_admins_umask_stays_outside(vz: Vz, node: Node, name: str) -> None:
+    """With a umask of 077 for every command, the system boots, and its directories are for its users."""
+    ctid = 170 + SYSTEMS.index(name)
+    assert vz.run("sh", "-c", f"umask 077; vzctl create {ctid} --ostemplate {template(name)}").returncode == 0
+    try:
+        vz.run(
+            "sh", "-c", f"umask 077; vzctl set {ctid} --ipadd 192.0.2.77 --hostname srv --nameserver 192.0.2.1 --save"
+        )
+        done = vz.run("sh", "-c", f"umask 077; vzctl start {ctid} --wait", timeout=120)
+        assert done.returncode == 0, done.stderr
+        if "sysvinit" not in name:
+            assert vz("exec", ctid, "systemctl is-system-running").stdout == "running\n"
+        closed = vz.sh(ctid, "find / /run /dev /dev/shm -xdev -type d -perm 700 | sort -u").split()
+        mine = {path for path in closed if path.startswith(("/dev", "/etc", "/run"))}
+        mine = {path for path in mine if not path.startswith("/run/credentials/")}  # of systemd's services, in passing
+        assert mine - KEPT_CLOSED == set()
+        assert vz.sh(ctid, "su nobody -s /bin/sh -c 'cat /etc/resolv.conf /etc/hosts /etc/hostname'").count("srv") >= 2
+    finally:
+        vz("stop", ctid, "--fast")
+        vz.ok("destroy", ctid)
 
 
 def test_packages_install_from_a_repository_of_the_node(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]

@@ -34,6 +34,7 @@ def main(program: str) -> None:
     """Run the command *program* (the name it was called by) on sys.argv; never returns."""
     status: int = ExitCode.SYSTEM_ERROR
     argv = sys.argv[1:]
+    os.umask(0o022)  # whatever the caller's is: what we make for a CT is to be usable by all of its users
     open_streams()
     try:
         status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))

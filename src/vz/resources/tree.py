@@ -26,17 +26,24 @@ LIMITS = (
 
 
 def save(ct: Container) -> list[str]:
-    """Return a line per directory, top down: ``path uid gid key=value…`` with ids as the CT counts them."""
+    """Return a line per directory, top down: ``path uid gid key=value…``.
+
+    Ids are as the CT counts them; ``-`` is an owner that is no user of the CT: the node's root, of what it made there.
+    """
     top = f"{ct_dir(ct)}/ct"
-    base = ct.idmap[0]
+    base, size = ct.idmap
+
+    def inside(host_id: int) -> str:
+        return str(host_id - base) if base <= host_id < base + size else "-"
+
     lines = []
     for folder, names, _ in os.walk(top):
         names.sort()
         status = os.stat(folder)
         fields = [
             os.path.relpath(folder, top).replace("\\", "\\134").replace(" ", "\\040"),
-            str(status.st_uid - base),
-            str(status.st_gid - base),
+            inside(status.st_uid),
+            inside(status.st_gid),
         ]
         for key in LIMITS:
             try:
@@ -50,19 +57,10 @@ def save(ct: Container) -> list[str]:
 
 def recreate(ct: Container, lines: list[str]) -> None:
     """Make the directories of *lines* below the CT's ``ct``, which exists, with owners and limits."""
-    top = f"{ct_dir(ct)}/ct"
-    base = ct.idmap[0]
-    for line in lines:
-        words = line.split(" ")
-        path = words[0].replace("\\040", " ").replace("\\134", "\\")
-        if path.startswith("/") or ".." in path.split("/"):
-            raise ValueError(f"{path}: outside of the container's cgroup")
-        folder = top if path == "." else f"{top}/{path}"
+    for folder, words in _parsed(ct, lines):
         cgroup.make(folder)
-        if path == ".":
+        if words[0] == ".":
             continue  # its limits come from the configuration
-        for name in DELEGATED:
-            os.chown(f"{folder}{name}", int(words[1]) + base, int(words[2]) + base)
         for word in words[3:]:
             key, _, value = word.partition("=")
             text = value.replace(",", " ")
@@ -73,3 +71,34 @@ def recreate(ct: Container, lines: list[str]) -> None:
                     cgroup.write(folder, key, text)
                 except OSError:
                     pass  # a controller that is not enabled here
+    own(ct, lines)
+
+
+def own(ct: Container, lines: list[str]) -> None:
+    """Give the directories of *lines* to their owners; once more after criu, which gives them the dump's host ids."""
+    base, size = ct.idmap
+
+    def outside(ct_id: str) -> int:
+        if ct_id == "-":
+            return 0
+        if not 0 <= int(ct_id) < size:
+            raise ValueError(f"{ct_id}: no id of the container")
+        return base + int(ct_id)
+
+    for folder, words in _parsed(ct, lines):
+        uid, gid = outside(words[1]), outside(words[2])
+        for name in DELEGATED:
+            os.chown(f"{folder}{name}", uid, gid)
+
+
+def _parsed(ct: Container, lines: list[str]) -> list[tuple[str, list[str]]]:
+    """Return each line as the directory that it means and its words."""
+    top = f"{ct_dir(ct)}/ct"
+    found = []
+    for line in lines:
+        words = line.split(" ")
+        path = words[0].replace("\\040", " ").replace("\\134", "\\")
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path}: outside of the container's cgroup")
+        found.append((top if path == "." else f"{top}/{path}", words))
+    return found
