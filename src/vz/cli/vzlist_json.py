@@ -8,21 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-STRINGS = frozenset(
-    [
-        "private",
-        "root",
-        "mount_opts",
-        "origin_sample",
-        "hostname",
-        "name",
-        "description",
-        "ostemplate",
-        "netfilter",
-        "layout",
-        "status",
-    ]
-)
 ZERO_WHEN_UNSET = frozenset(["cpus", "ioprio", "iolimit", "iopslimit", "vm_overcommit"])
 PARTS = ("held", "maxheld", "barrier", "limit", "failcnt")
 

@@ -28,7 +28,6 @@ ACTIONS = {
     "POST_CREATE": ExitCode.FS_NEW_VE_PRVT,
 }
 FAMILIES = ("debian", "redhat", "other")
-STATES = ("starting", "running", "stopping", "restoring", "checkpointing")
 LIMIT_S = 300
 # runs the script on its standard input; bash where there is one: OpenVZ's scripts were written for it
 SHELL = ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -s; else exec /bin/sh -s; fi"]

@@ -185,10 +185,6 @@ class NodeConfig:
         return self.is_yes("FORCE_ROUTE")
 
     @property
-    def ve_stop_mode(self) -> str:
-        return self.text("VE_STOP_MODE")
-
-    @property
     def cgroup_parent(self) -> str:
         """The cgroup below which all CTs are, relative to each hierarchy's top.
 

@@ -18,7 +18,6 @@ COMMON = (
 SYSTEMD = f"systemd-sysv,dbus,libpam-systemd,{COMMON}"
 SYSVINIT = f"sysvinit-core,initscripts,{COMMON}"
 SUITES = {"12": "bookworm", "13": "trixie"}
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 # a CT's own, made when it is created or started; and what the build left behind
 PER_CT = "etc/hostname etc/resolv.conf etc/machine-id var/lib/dbus/machine-id var/lib/systemd/random-seed".split()
 

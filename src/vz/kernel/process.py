@@ -25,7 +25,6 @@ PR_SET_DUMPABLE = 4
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
-PR_SET_CHILD_SUBREAPER = 36
 SECBIT_NO_SETUID_FIXUP = 1 << 2
 
 # While a command holds a CT's lock: the descriptor of the lock file.  Tools that it runs hold it too, so that whoever

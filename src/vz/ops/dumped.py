@@ -12,7 +12,6 @@ from vz.disk import layout, overlay
 from vz.kernel.files import read_text
 from vz.net import claims
 
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # since Linux 6.16 older ones fail at every socket of the network
 LEAST_CRIU = (((6, 16), (4, 2)),)
 
