@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import time
 
 import pytest
@@ -192,6 +194,27 @@ def test_reboot_from_inside_is_seen(vz: Vz, new_ct) -> None:  # type: ignore[no-
     done = vz("start", ctid, "--wait")
     assert done.returncode == 0, done.stderr
     assert vz("exec", ctid, "systemctl is-system-running").stdout == "running\n"
+
+
+def test_wait_says_what_it_waits_for(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]
+    ctid = new_ct(template=template("debian-12"))
+    unit = "[Service]\\nType=oneshot\\nExecStart=/bin/sleep 1000\\n[Install]\\nWantedBy=multi-user.target\\n"
+    folder = "/etc/systemd/system"
+    vz.sh(
+        ctid,
+        f"mkdir -p {folder}/multi-user.target.wants; printf '{unit}' > {folder}/slow.service; "
+        f"ln -s ../slow.service {folder}/multi-user.target.wants/; sync",
+    )
+    vz.ok("stop", ctid, "--fast")
+    waiting = node.popen("vzctl", "start", str(ctid), "--wait", stderr=subprocess.PIPE)
+    try:
+        assert waiting.stderr is not None
+        assert re.fullmatch(rb"Still booting after 1\d s: slow\.service\n", waiting.stderr.readline())
+        vz("exec", ctid, "systemctl kill slow.service")
+        assert waiting.wait(60) == 0
+    finally:
+        waiting.kill()
+        waiting.communicate()
 
 
 def test_identity_differs_between_cts_of_one_template(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]

@@ -6,14 +6,16 @@ import os
 import time
 
 from vz import guest
-from vz.container.ct import Container
+from vz.container.ct import Container, printable
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import read_text
 from vz.kernel.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS
 from vz.kernel.openat import open_in_root
 from vz.ops import distscripts
+from vz.ops.report import warn
 
 KEYS_LIMIT_S = 60.0
+FIRST_NOTICE_S, NEXT_NOTICE_S = 10.0, 60.0  # when --wait begins to say what it waits for, and how often
 _SHUT_IN = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID
 
 
@@ -106,7 +108,7 @@ def prepare_new(ct: Container) -> None:
 
 
 def wait_booted(ct: Container, limit_s: int) -> None:
-    """Wait until the CT's init says that it has booted.
+    """Wait until the CT's init says that it has booted; what systemd is still busy with is said while that takes long.
 
     Raises:
         VzError: it ended, or not within *limit_s* (133).
@@ -114,7 +116,9 @@ def wait_booted(ct: Container, limit_s: int) -> None:
     from vz.ops.exec import exec_status
     from vz.ops.undo import check_interrupt
 
-    deadline = time.monotonic() + limit_s
+    began = time.monotonic()
+    deadline = began + limit_s
+    notice = began + FIRST_NOTICE_S
     is_systemd = os.path.basename(_init_program(ct)) == "systemd"
     while time.monotonic() < deadline:
         if not ct.is_running():
@@ -123,6 +127,10 @@ def wait_booted(ct: Container, limit_s: int) -> None:
             state = exec_status(ct, ["/bin/systemctl", "is-system-running"])[1].strip()
             if state in (b"running", b"degraded"):
                 return
+            now = time.monotonic()
+            if now > notice:
+                notice = now + NEXT_NOTICE_S
+                warn(f"Still booting after {now - began:.0f} s: {_starting(ct) or 'systemd does not answer'}")
         elif (
             _has(ct, "/.vzfifo")
             or _has(ct, "/etc/inittab") is False
@@ -132,6 +140,16 @@ def wait_booted(ct: Container, limit_s: int) -> None:
         check_interrupt()
         time.sleep(0.1)
     raise VzError("Container did not finish booting in time", ExitCode.WAIT_FAILED)
+
+
+def _starting(ct: Container) -> str:
+    """Return the units that the CT's systemd is starting now, in its own words; "" when it cannot be asked."""
+    from vz.ops.exec import exec_status
+
+    listed = exec_status(ct, ["/bin/systemctl", "list-jobs", "--no-legend", "--plain"])[1].decode("utf-8", "replace")
+    jobs = [line.split() for line in listed.splitlines()]
+    names = [words[1] for words in jobs if len(words) == 4 and words[3] == "running"]
+    return printable(" ".join(names[:5]) + (" …" if len(names) > 5 else ""))
 
 
 def _has(ct: Container, path: str) -> bool | None:
