@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from chkpnt_rig import cycle
 
 from conftest import Vz, template
-from netns import Netns
+from netns import Netns, Sniffer
+from vz.net.neighbours import ARP_REQUEST, Arp
 
 CASES = Path(__file__).with_name("chkpnt_cases.py")
 ADDRESS = "192.0.2.80"
@@ -242,7 +244,18 @@ def test_bridged_interfaces(vz: Vz, new_ct, bridge, inside: Netns) -> None:  # t
     vz.ok("exec", ctid, "ip addr add 198.51.100.2/24 dev eth0; ip link set eth0 up")
     mac = vz.ok("exec", ctid, "cat /sys/class/net/eth0/address")
     assert vz.run("ping", "-c1", "-W3", "198.51.100.2").returncode == 0
+    vz.ok("exec", ctid, "ip addr add 2001:db8:5::2/64 dev eth0; sleep 2")
+    seen = {name: Sniffer(inside, "br7") for name in ("arp", "nd")}
     cycle(vz, ctid)
+    own = bytes.fromhex(mac.strip().replace(":", ""))
+    address, address6 = (socket.inet_pton(f, a) for f, a in ((2, "198.51.100.2"), (10, "2001:db8:5::2")))
+    arp = Arp(ARP_REQUEST, own, address, b"\xff" * 6, address).frame(own)
+    assert seen["arp"].wait(lambda frame: frame[:42] == arp[:42]), "the segment is told where the address is now"
+    assert seen["nd"].wait(
+        lambda frame: frame[6:12] == own and frame[12:14] == b"\x86\xdd" and frame[62:78] == address6
+    )
+    for sniffer in seen.values():
+        sniffer.close()
     assert vz.ok("exec", ctid, "cat /sys/class/net/eth0/address") == mac
     assert vz.run("ping", "-c1", "-W3", "198.51.100.2").returncode == 0
     filtered = inside.run("nft", "list", "ruleset")

@@ -80,18 +80,21 @@ def announce(found: list[tuple[str, str]], sock: _socket.socket | None = None) -
             own.close()
 
 
+def announce_each(found: list[tuple[str, str]], sock: _socket.socket | None = None) -> None:
+    """Say it on every device that takes frames now; the neighbours of another will ask."""
+    own = sock or packet_socket()
+    for pair in found:
+        try:
+            announce([pair], own)
+        except OSError:
+            pass
+
+
 def announce_later(found: list[tuple[str, str]], sock: _socket.socket | None = None) -> None:
     """Say it from a child that nobody waits for and that ends by itself; *sock*, if given, is taken over."""
 
-    def say() -> None:
-        for pair in found:
-            try:
-                announce([pair], own)
-            except OSError:
-                pass  # a device that takes no frames now: its neighbours will ask
-
     own = sock or packet_socket()
-    in_background(say, [own.fileno()])
+    in_background(lambda: announce_each(found, own), [own.fileno()])
     own.detach()
 
 

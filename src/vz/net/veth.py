@@ -5,6 +5,7 @@ EXTERNAL_SCRIPT of /etc/vz/vznet.conf, where there is one, does what is done wit
 
 from __future__ import annotations
 
+import _socket
 import os
 
 from vz.config.netif import Netif, host_ifname, made_mac
@@ -131,6 +132,27 @@ def run_external(script: str, ctid: int, netif: Netif) -> None:
         words = result.stderr.decode("utf-8", "replace").strip().splitlines()
         why = f": {words[0]}" if words else ""
         raise VzError(f"{script} init veth {device} failed with status {result.status}{why}", ExitCode.VETH_ERROR)
+
+
+def announce(init_pid: int, names: list[str]) -> None:
+    """Tell the segments of the CT's interfaces *names* where their addresses are now; nobody waits for it.
+
+    The frames come from inside: that is how the bridges on their way learn the port.
+    """
+    from vz.kernel.namespaces import CLONE_NEWNET, setns
+    from vz.kernel.process import in_background
+    from vz.net import neighbours
+
+    netns = os.open(f"/proc/{init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def say() -> None:
+        setns(netns, CLONE_NEWNET)
+        indexes = {index: name for index, name in _socket.if_nameindex() if name in names}
+        with rt.Route() as sock:
+            found = [entry for family in (_socket.AF_INET, _socket.AF_INET6) for entry in rt.addresses(sock, family)]
+        neighbours.announce_each([(indexes[index], address) for index, _, address, _ in found if index in indexes])
+
+    in_background(say, [netns])
 
 
 def remove(sock: rt.Route, record: Record, name: str) -> None:
