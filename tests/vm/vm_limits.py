@@ -39,6 +39,7 @@ UML = {
 DEBIAN: dict[str, str] = {"test_hundreds_of_cts_are_listed_at_once": "it asserts a time, which means nothing there"}
 CANNOT = {"uml": UML, "debian": DEBIAN}
 
+SYSTEMS = ("debian-12", "debian-13", "debian-12-sysvinit")
 # Left out of "make test" for its length; "make soak" and tests/vm/run run them in the VM too.
 SAME = "left out for its length, the same on both cgroup versions: make soak runs it"
 SKIPPED = dict.fromkeys(
@@ -77,6 +78,10 @@ SKIPPED = dict.fromkeys(
         "test_network_programs.py",
         "test_uplink.py",
         "test_surroundings.py",
+        # boots of whole systems
+        *(f"test_a_system_that_nobody_uses_is_idle[{name}]" for name in SYSTEMS),
+        *(f"test_a_careful_admins_umask_stays_outside[{name}]" for name in SYSTEMS),
+        "test_wait_says_what_it_waits_for",
     ),
     SAME,
 )
