@@ -41,11 +41,6 @@ def sshd_tree() -> Path | None:
     return None
 
 
-def _kept(node: Node) -> Path:
-    """Return the host's own file that keeps /dev/vz, where the rig's nodes mount something of theirs."""
-    return Path(f"/dev/vz/.{node.name}")
-
-
 class Rig:
     """``with Rig() as rig``: ``rig.a`` and ``rig.b`` are nodes, ``rig.client`` runs programs between them.
 
@@ -76,9 +71,8 @@ class Rig:
             daemon.terminate()
             daemon.wait()
         self.daemons.clear()
-        for node in (self.b, self.a):
-            node.stop()
-            _kept(node).unlink(missing_ok=True)
+        self.b.stop()
+        self.a.stop()
         if self.holder is not None:
             self.holder.kill()
             self.holder.wait()
@@ -161,8 +155,9 @@ exec sleep infinity
         loader = next((tree / "usr/lib").glob("*/ld-linux-*.so.*"))
         libraries = loader.parent
         # its directory must stay: removed by the last CT of another node of this host, it takes the mount below with it
-        _kept(node).parent.mkdir(exist_ok=True)
-        _kept(node).touch()
+        kept = testnode.dev_kept(node.home)
+        kept.parent.mkdir(exist_ok=True)
+        kept.touch()
         script = f"""
 set -e
 mount --bind {node.home}/ssh/passwd /etc/passwd

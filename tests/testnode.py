@@ -241,11 +241,17 @@ def kill_cgroups(parent: str) -> None:
         time.sleep(0.02)
 
 
+def dev_kept(home: Path) -> Path:
+    """Return the host's own file that keeps its /dev/vz while the node of *home* has something mounted there."""
+    return Path(f"/dev/vz/.{home.name}")
+
+
 def clear(home: Path) -> None:
     """Remove the scratch directory of a node that is down; a background deleter may still be at work in it."""
     for path in (home / "state" / "ids").glob("[0-9]*"):  # device nodes of CTs that were not stopped
         for line in path.read_text().splitlines():
             shutil.rmtree(f"/dev/vz/{line.split()[0]}", ignore_errors=True)
+    dev_kept(home).unlink(missing_ok=True)
     for _ in range(50):
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(home)], stderr=subprocess.DEVNULL)
         if not home.exists():

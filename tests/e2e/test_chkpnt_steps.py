@@ -249,6 +249,17 @@ def test_what_cannot_be_restored_here_is_refused_first(vz: Vz, counting: int, ed
     vz.run("mv", f"/vz/dump/Dump.{counting}/info.kept", f"/vz/dump/Dump.{counting}/info")
 
 
+def test_damaged_cgroups_of_a_dump_are_one_line(vz: Vz, counting: int) -> None:
+    vz.ok("chkpnt", counting)
+    vz.run("sed", "-i.kept", "1s/.*/. 0 70000/", f"/vz/dump/Dump.{counting}/cgroups")
+    done = vz("restore", counting)
+    assert done.returncode == 17 and done.stderr.startswith("Restoring failed: /vz/dump/"), done
+    assert done.stderr.count("\n") == 1 and "70000: no id of the container" in done.stderr, done
+    assert status(vz, counting) == SUSPENDED
+    vz.run("mv", f"/vz/dump/Dump.{counting}/cgroups.kept", f"/vz/dump/Dump.{counting}/cgroups")
+    vz.ok("restore", counting)
+
+
 def test_another_kernel_is_named(vz: Vz, counting: int) -> None:
     vz.ok("chkpnt", counting)
     vz.run("sed", "-i", "s/^kernel=.*/kernel=6.1.0/", f"/vz/dump/Dump.{counting}/info")

@@ -103,9 +103,7 @@ def test_a_system_that_nobody_uses_is_idle(vz: Vz, new_ct, name: str) -> None:  
     """rsyslogd once read an empty /proc/kmsg for ever; the kernel's own refuses to be opened, which it understands."""
     ctid = new_ct(template=template(name), start=False)
     vz.ok("start", ctid, "--wait")
-    assert (
-        vz.sh(ctid, "cat /proc/kmsg; dmesg").count("not permitted") + vz.sh(ctid, "cat /proc/kmsg").count("denied") > 0
-    )
+    assert vz.sh(ctid, "cat /proc/kmsg").rstrip().endswith(("Permission denied", "Operation not permitted"))
     deadline = time.monotonic() + 60
     while "sysvinit" not in name and "1" not in vz.sh(ctid, "pidof rsyslogd | wc -w"):
         assert time.monotonic() < deadline, "no rsyslogd"
@@ -125,9 +123,8 @@ def test_a_careful_admins_umask_stays_outside(vz: Vz, node: Node, name: str) -> 
     ctid = 170 + SYSTEMS.index(name)
     assert vz.run("sh", "-c", f"umask 077; vzctl create {ctid} --ostemplate {template(name)}").returncode == 0
     try:
-        vz.run(
-            "sh", "-c", f"umask 077; vzctl set {ctid} --ipadd 192.0.2.77 --hostname srv --nameserver 192.0.2.1 --save"
-        )
+        options = "--ipadd 192.0.2.77 --hostname srv --nameserver 192.0.2.1 --save"
+        assert vz.run("sh", "-c", f"umask 077; vzctl set {ctid} {options}").returncode == 0
         done = vz.run("sh", "-c", f"umask 077; vzctl start {ctid} --wait", timeout=120)
         assert done.returncode == 0, done.stderr
         if "sysvinit" not in name:

@@ -393,6 +393,10 @@ def test_the_tree_inside_is_saved_and_made_again(make: Callable[..., Container])
         os.makedirs(f"{top}/{path}")
     os.chown(f"{top}/user.slice", BASE + 5, BASE + 6)
     lines = tree.save(ct)
+    assert [line.split()[:3] for line in lines if line.startswith(("user.slice ", "user.slice/"))] == [
+        ["user.slice", "5", "6"],
+        ["user.slice/user-0.slice", "-", "-"],  # the node's root made it
+    ]
     cgroups.remove(ct)
     cgroups.create(ct)
     tree.recreate(ct, lines)
@@ -404,7 +408,7 @@ def test_the_tree_inside_is_saved_and_made_again(make: Callable[..., Container])
 
 def test_the_tree_goes_nowhere_else(make: Callable[..., Container]) -> None:
     ct = make()
-    for line in ("../evil 0 0", "/evil 0 0", "a/../../evil 0 0"):
+    for line in ("../evil 0 0", "/evil 0 0", "a/../../evil 0 0", "a -1 0", "a 0 65536", "a x 0", "a 0", ""):
         with pytest.raises(ValueError):
             tree.recreate(ct, [line])
 

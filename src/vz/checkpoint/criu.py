@@ -122,7 +122,6 @@ def run(
         (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600),
     ]
     env = {"PATH": TOOL_PATH, "LC_ALL": "C", "VZ_FREEZER": freezer}
-    umask = os.umask(0o022)  # tasks in their user namespace open the images through criu's descriptor
     try:
         pid = os.posix_spawn(
             argv[0], argv, env, file_actions=actions, setpgroup=0, setsigdef=(_signal.SIGPIPE, _signal.SIGCHLD)
@@ -132,7 +131,6 @@ def run(
         os.close(from_hook)
         raise
     finally:
-        os.umask(umask)
         os.close(hook_in)
         os.close(hook_out)
     pidfd = os.pidfd_open(pid)

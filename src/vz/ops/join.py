@@ -159,7 +159,6 @@ def edit_in_root(ct: Container, function: Callable[[], bytes | None]) -> bytes:
         inherited.seal_imports()
         namespaces.setns(userns_fd, namespaces.CLONE_NEWUSER)
         _become_root()
-        os.umask(0o022)
         return function()
 
     return namespaces.run_in_child(inside)

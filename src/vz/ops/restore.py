@@ -143,7 +143,10 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
         undo.add(cgroups.remove, ct)
         undo.add(cgroups.kill_all, ct)
         groups = store.read(path, "cgroups").splitlines()
-        tree.recreate(ct, groups)
+        try:
+            tree.recreate(ct, groups)
+        except ValueError as exc:
+            raise NotRestored(f"Restoring failed: {path}/cgroups: {exc}") from exc
         undo.add(net.detach, ct, record)
         say("\tundump...")
         undump(ct, record, path)

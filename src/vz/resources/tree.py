@@ -56,7 +56,11 @@ def save(ct: Container) -> list[str]:
 
 
 def recreate(ct: Container, lines: list[str]) -> None:
-    """Make the directories of *lines* below the CT's ``ct``, which exists, with owners and limits."""
+    """Make the directories of *lines* below the CT's ``ct``, which exists, with owners and limits.
+
+    Raises:
+        ValueError: not what ``save`` returns.
+    """
     for folder, words in _parsed(ct, lines):
         cgroup.make(folder)
         if words[0] == ".":
@@ -97,6 +101,8 @@ def _parsed(ct: Container, lines: list[str]) -> list[tuple[str, list[str]]]:
     found = []
     for line in lines:
         words = line.split(" ")
+        if len(words) < 3:
+            raise ValueError(f"no directory with two owners: {line}")
         path = words[0].replace("\\040", " ").replace("\\134", "\\")
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"{path}: outside of the container's cgroup")
