@@ -26,7 +26,9 @@ BUSYBOX = f"busybox-{MACHINE}"
 SOAK = "VZ_SOAK" in os.environ
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOENT, errno.EPERM)
 _ids = itertools.count(1001)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
+# a shell's background jobs ignore the one, what nohup(1) starts the other, and so would the commands
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from conftest import BUSYBOX, left_at_last, template
 from rig import Rig
-from testnode import Node
+from testnode import Node, programs
 
 _ids = itertools.count(7001)
 ADDRESS = "192.0.2.{}"
@@ -353,11 +352,11 @@ class TestRefused:
 
     def test_no_vz_there(self, rig: Rig, new: Callable[..., int]) -> None:
         ct = new(rig)
-        rig.b.run("mount", "--bind", "/bin/false", f"{Path(__file__).parents[2]}/bin/vz-launcher")
+        rig.b.run("mount", "--bind", "/bin/false", f"{programs()}/bin/vz-launcher")
         try:
             self.refused(rig, ct, 14, f"vz on root@{rig.b.address4} does not answer")
         finally:
-            rig.b.run("umount", f"{Path(__file__).parents[2]}/bin/vz-launcher")
+            rig.b.run("umount", f"{programs()}/bin/vz-launcher")
 
     @pytest.mark.parametrize(
         "words",
