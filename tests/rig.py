@@ -15,6 +15,7 @@ from pathlib import Path
 
 import testnode
 from testnode import NETWORK4, NETWORK6, TREE, Node
+from vz.kernel.files import make_dirs
 
 CLIENT4, CLIENT6 = f"{NETWORK4}100", f"{NETWORK6}100"
 SSHD_CONFIG = """\
@@ -156,7 +157,7 @@ exec sleep infinity
         libraries = loader.parent
         # its directory must stay: removed by the last CT of another node of this host, it takes the mount below with it
         kept = testnode.dev_kept(node.home)
-        kept.parent.mkdir(exist_ok=True)
+        make_dirs(str(kept.parent))  # as the commands make it, whatever the umask
         kept.touch()
         script = f"""
 set -e
