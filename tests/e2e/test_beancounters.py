@@ -49,8 +49,9 @@ HOLDERS = {
         6,
     ),
     "numothersock": (
-        "perl -MSocket -e 'for (1..5) { socket($f[$_], PF_UNIX, SOCK_DGRAM, 0) } $|=1; print 1; sleep 60'",
-        5,
+        # many: a system that has just booted still closes some of its own
+        "perl -MSocket -e 'for (1..100) { socket($f[$_], PF_UNIX, SOCK_DGRAM, 0) } $|=1; print 1; sleep 60'",
+        100,
     ),
     "privvmpages": ("perl -e '$x = \"x\" x (40 << 20); $|=1; print 1; sleep 60'", (40 << 20) // 4096),
     "shmpages": ("perl -e 'open(F, \">\", \"/dev/shm/f\"); print F \"x\" x (8 << 20); close F; $|=1; print 1; sleep 60'", 2048),
