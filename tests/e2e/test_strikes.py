@@ -19,7 +19,7 @@ from nodestate import processes, snapshot
 from strikes import Rig, cases, sweep
 from testnode import Node
 
-MINUTES = float(os.environ.get("VZ_STRIKE_MINUTES", "4"))
+MINUTES = float(os.environ.get("VZ_STRIKE_MINUTES", "2"))
 NAMES = "create mount umount start stop restart set-save set-live set-edit set-unsaved destroy".split()
 KILLS = ("main", "all")
 OTHERS = ("one", "int", "term", "ENOSPC", "EIO", "ENOMEM", "EAGAIN", "EMFILE")
