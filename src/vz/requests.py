@@ -83,6 +83,8 @@ class Migrate:
         "host",
         "ignore",
         "keep",
+        "lazy",
+        "max_downtime_s",
         "mux",
         "newid",
         "online",
@@ -101,6 +103,8 @@ class Migrate:
         self.rsync = ""
         self.mux = False
         self.online = False  # with its processes, memory and connections
+        self.lazy: bool | None = None  # memory follows later; None: where that is best
+        self.max_downtime_s = 0.0  # longer it may not be frozen; 0: however long it takes
         self.keep = False  # files that have come stay there when the migration fails
         self.check_only = False
         self.ignore: frozenset[str] = frozenset()  # checks that only warn

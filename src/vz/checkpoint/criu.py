@@ -36,6 +36,7 @@ NOISE = (
     "action script",
     "exited, status=",
 )
+PASSED = 3  # the descriptor of a socket for page traffic
 LOG_LIMIT_BYTES = 64 << 20
 TICK_MS = 200
 _version: tuple[int, ...] = ()
@@ -102,13 +103,16 @@ def run(
     freezer: str,
     on_stage: Callable[[str, int], None],
     *,
-    meanwhile: Callable[[], None] | None = None,
     tick: Callable[[], None] | None = None,
+    passed: int = -1,
+    afterwards: Callable[[], None] | None = None,
 ) -> None:
     """Run criu with *argv* and let *on_stage* (stage, init's pid) decide at each stage: an exception there ends it.
 
     *log* is the file that takes what criu says, *freezer* the cgroup that the hook freezes before tasks run.
-    *meanwhile* is called once criu is at work, *tick* now and then; an exception of either fails the next stage.
+    *tick* is called now and then; an exception of it fails the next stage.  *passed* is a socket that criu gets as
+    descriptor PASSED.  *afterwards* is called once criu may go on from POST_DUMP: with lazy
+    pages it serves them meanwhile.
 
     Raises:
         CriuFailed: it failed by itself.  Whatever *on_stage*, *meanwhile* or *tick* raised, once criu has ended.
@@ -121,6 +125,8 @@ def run(
         (os.POSIX_SPAWN_DUP2, hook_out, 1),
         (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600),
     ]
+    if passed >= 0:
+        actions.append((os.POSIX_SPAWN_DUP2, passed, PASSED))
     env = {"PATH": TOOL_PATH, "LC_ALL": "C", "VZ_FREEZER": freezer}
     try:
         pid = os.posix_spawn(
@@ -134,11 +140,8 @@ def run(
         os.close(hook_in)
         os.close(hook_out)
     pidfd = os.pidfd_open(pid)
-    failure: BaseException | None = None
     try:
-        if meanwhile is not None:
-            failure = _caught(meanwhile)
-        failure = _converse(pidfd, from_hook, to_hook, on_stage, tick, failure)
+        failure = _converse(pidfd, from_hook, to_hook, on_stage, tick, afterwards)
         status = exit_status(os.waitpid(pid, 0)[1])
     finally:
         for fd in (to_hook, from_hook, pidfd):
@@ -149,15 +152,31 @@ def run(
         raise CriuFailed(status, summary(log))
 
 
+def start(argv: list[str], log: str, passed: int) -> int:
+    """Start criu with *argv* for one side of the page traffic through the socket *passed*; return its pid.
+
+    It ends with the connection.  What it says goes to the file *log*.
+    """
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, passed, PASSED),
+    ]
+    env = {"PATH": TOOL_PATH, "LC_ALL": "C"}
+    return os.posix_spawn(argv[0], argv, env, file_actions=actions, setpgroup=0, setsigdef=(_signal.SIGPIPE,))
+
+
 def _converse(
     pidfd: int,
     from_hook: int,
     to_hook: int,
     on_stage: Callable[[str, int], None],
     tick: Callable[[], None] | None,
-    failure: BaseException | None,
+    afterwards: Callable[[], None] | None,
 ) -> BaseException | None:
     """Answer the hook until criu has ended; return what went wrong on our side."""
+    failure: BaseException | None = None
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(from_hook, select.POLLIN)
@@ -183,6 +202,8 @@ def _converse(
                     os.write(to_hook, b"go\n" if failure is None else b"stop\n")
                 except OSError:
                     pass  # criu died meanwhile: its status tells
+                if word == POST_DUMP and failure is None and afterwards is not None:
+                    failure = _caught(afterwards)
         if pidfd in events:
             return failure
 
@@ -218,11 +239,11 @@ def summary(log: str, most: int = 6) -> list[str]:
 
 
 def stragglers(images: str) -> list[int]:
-    """Return the pids of criu processes, and of half-restored tasks, that work on the directory *images*.
+    """Return the pids of criu processes, and of half-restored tasks, that work on *images* or the dump that it is in.
 
     A task keeps criu's command line until the restorer gives it its own.
     """
-    wanted = os.fsencode(images)
+    wanted = {os.fsencode(images), os.fsencode(os.path.dirname(images))}
     found = []
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) == os.getpid():
@@ -232,7 +253,7 @@ def stragglers(images: str) -> list[int]:
                 words = file.read(65536).split(b"\0")
         except OSError:
             continue
-        if b"criu" in os.path.basename(words[0]) and wanted in words and not _is_zombie(name):
+        if b"criu" in os.path.basename(words[0]) and not wanted.isdisjoint(words) and not _is_zombie(name):
             found.append(int(name))
     return found
 

@@ -20,7 +20,8 @@ HEAD = 8
 MODE = 0o644  # root of the CT's user namespace reads it at the restore; the dump's own directory is closed
 LIMIT_BYTES = 1 << 30  # files.img of a CT with a million open files is far below
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-# fields by message: mm_entry, file_entry, reg_file_entry, userns_entry, uid_gid_extent, cgroup_entry and below
+# fields by message: mm_entry, file_entry, reg_file_entry, userns_entry, uid_gid_extent, cgroup_entry and below,
+# stats_entry and dump_stats_entry
 MM_EXE_FILE_ID = 12
 FILE_ID, FILE_REG = 2, 3
 REG_ID, REG_FLAGS = 1, 2
@@ -29,6 +30,7 @@ EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT = 1, 2, 3
 CGROUP_SETS, CGROUP_CONTROLLERS = 1, 2
 SET_MEMBERS, MEMBER_PATH, MEMBER_PREFIX = 2, 2, 3
 CONTROLLER_DIRS, DIR_NAME = 2, 1
+STATS_DUMP, DUMP_PAGES_WRITTEN = 1, 7
 
 
 class BadImage(Exception):
@@ -153,6 +155,15 @@ def id_maps(folder: str) -> list[tuple[int, int, int]]:
                         parts = [_first(value, n) for n in (EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT)]
                         found.append(tuple(part if isinstance(part, int) else 0 for part in parts))
     return found  # type: ignore[return-value]
+
+
+def pages_written(folder: str) -> int:
+    """Return how many pages the dump in *folder* has written or sent, by its stats-dump (criu's images/stats.proto)."""
+    for message in _records(read_bytes(f"{folder}/stats-dump", LIMIT_BYTES), "stats-dump"):
+        said = _first(message, STATS_DUMP)
+        count = _first(said, DUMP_PAGES_WRITTEN) if isinstance(said, bytes) else None
+        return count if isinstance(count, int) else 0
+    return 0
 
 
 def fields(message: bytes) -> list[tuple[int, int, int | bytes]]:

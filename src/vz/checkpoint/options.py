@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vz.checkpoint.criu import hook_program
+from vz.checkpoint.criu import PASSED, hook_program
 from vz.container.record import Record
 from vz.kernel.process import which
 
@@ -39,6 +39,35 @@ def dump_options(
     for item in record.externals:
         argv += ["--external", f"mnt[{item.target}]:{item.key}"]
     return argv
+
+
+def pre_dump_options(record: Record, images: str, *, freezer: str, previous: str) -> list[str]:
+    """Return the arguments of a ``criu pre-dump`` that sends memory through its socket and lets the CT run on."""
+    argv = ["pre-dump", "-t", str(record.init_pid), "-D", images, "-W", images, *COMMON]
+    return [*argv, "--freeze-cgroup", freezer, "--track-mem", *page_server_options(previous)]
+
+
+def page_server_options(previous: str) -> list[str]:
+    """Return what sends a dump's pages through the socket; *previous*: only what changed since, a path from ``-D``."""
+    argv = ["--page-server", "--ps-socket", str(PASSED)]
+    return [*argv, "--track-mem", "--prev-images-dir", previous] if previous else argv
+
+
+def lazy_dump_options() -> list[str]:
+    """Return what keeps the pages of a dump here until they are asked for through the socket."""
+    return ["--lazy-pages", "--ps-socket", str(PASSED)]
+
+
+def page_server(images: str, work: str, previous: str) -> list[str]:
+    """Return the arguments of the criu that writes what comes through its socket to *images*."""
+    argv = ["page-server", "-D", images, "-W", work, "-v4", "--no-default-config", "--ps-socket", str(PASSED)]
+    return [*argv, "--prev-images-dir", previous] if previous else argv
+
+
+def lazy_pages(images: str, work: str) -> list[str]:
+    """Return the arguments of the criu that fetches pages through its socket for the tasks that are restored."""
+    argv = ["lazy-pages", "-D", images, "-W", work, "-v4", "--no-default-config"]
+    return [*argv, "--page-server", "--ps-socket", str(PASSED)]
 
 
 def restore_options(record: Record, images: str, *, work: str = "", hooked: bool = True) -> list[str]:

@@ -32,6 +32,11 @@ Options:
 	Keep what has been copied when the migration fails, for the next try.
 --live, --online
 	Move a running container with its processes, memory and connections.
+--lazy, --no-lazy
+	With --online: the container runs on over there at once and fetches
+	its memory afterwards; never do that.
+--max-downtime <ms>
+	With --online: rather give up than freeze it for longer.
 --check-only, --dry-run
 	Only check whether it can be done.
 -f, --nodeps[=<check>[,<check> ...]]
@@ -88,6 +93,10 @@ def act(argv: list[str]) -> int:
 
             serve(words.count("-v"))
             return 0
+        if word == "--pages" and len(words) == 1:
+            from vz.ops.migrate.pages import relay
+
+            return relay(words[0])
         if word == "--take-back":
             take_back = True
         elif name == "--ssh" and equals:
@@ -96,6 +105,8 @@ def act(argv: list[str]) -> int:
             request.rsync = f"{request.rsync} {_one_line(value)}".strip()
         elif name in ("-r", "--remove-area"):
             request.remove = _yes_no(name, value if equals else _next(words, name))
+        elif name == "--max-downtime":
+            request.max_downtime_s = _milliseconds(value if equals else _next(words, name))
         elif name in ("-f", "--nodeps"):
             request.ignore = _checks(value) if equals else frozenset(("all",))
         elif word[0] == "-" and word[1:] and not word[1:].strip("v"):
@@ -121,6 +132,9 @@ def act(argv: list[str]) -> int:
         return _take_back(words[0])
     if len(words) < 2:
         raise BadUsage("not enough parameters")
+    for name, given in (("--lazy", request.lazy is not None), ("--max-downtime", request.max_downtime_s)):
+        if given and not request.online:
+            raise BadUsage(f"{name} goes with --online only")
     request.host = words[0]
     if not request.host or request.host.startswith("-") or not set(request.host).isdisjoint(" \t\n'\"\\$`;|&<>()"):
         raise BadUsage(f"bad host {request.host!r}")
@@ -132,6 +146,8 @@ FLAGS: dict[str, tuple[str, object]] = {
     "--online": ("online", True),
     "--ssh-mux": ("mux", True),
     "--keep-dst": ("keep", True),
+    "--lazy": ("lazy", True),
+    "--no-lazy": ("lazy", False),
     "--check-only": ("check_only", True),
     "--dry-run": ("check_only", True),
     "-t": ("times", True),
@@ -231,6 +247,12 @@ def _next(words: list[str], name: str) -> str:
     if not words:
         raise BadUsage(f"option {name} requires a value")
     return words.pop(0)
+
+
+def _milliseconds(value: str) -> float:
+    if not (value.isascii() and value.isdecimal() and 0 < int(value) < 10**9):
+        raise BadUsage(f"Bad argument for --max-downtime: {value} (milliseconds)")
+    return int(value) / 1000
 
 
 def _yes_no(name: str, value: str) -> bool:

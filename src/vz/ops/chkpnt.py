@@ -52,7 +52,7 @@ class Dump:
     A migration makes its own kind of it: what it notes, and what is done while criu holds the CT.
     """
 
-    __slots__ = ("counts", "durable", "extra", "ghost_bytes", "keep_running", "path", "serial", "was_frozen")
+    __slots__ = ("counts", "durable", "ghost_bytes", "keep_running", "path", "serial", "socket", "was_frozen")
 
     def __init__(self, path: str, *, keep_running: bool = False, was_frozen: bool = False) -> None:
         self.path = path
@@ -60,9 +60,13 @@ class Dump:
         self.keep_running = keep_running
         self.was_frozen = was_frozen
         self.ghost_bytes = 0  # the largest unlinked file that a process has open
-        self.extra: list[str] = []  # more arguments for criu
+        self.socket = -1  # for criu's page traffic
         self.counts = False  # it is whole, synced and has its name: what criu does now cannot take it back
         self.durable = True  # its images are synced before it counts
+
+    def prepare(self) -> list[str]:
+        """Return more arguments for criu; called before each attempt, while the CT still runs."""
+        return []
 
     def note(self, ctid: int) -> None:
         """Write down what the next command needs should this one be killed."""
@@ -82,6 +86,13 @@ class Dump:
 
     def hold(self, ct: Container, folder: str) -> None:
         """Do what is to be done while criu holds the CT and its images are complete in *folder*."""
+
+    def tick(self) -> None:
+        """Called now and then until the dump counts; an exception gives it up."""
+        check_interrupt()
+
+    def serve(self) -> None:
+        """Called when the dump counts: with lazy pages criu serves the CT's memory meanwhile."""
 
 
 def chkpnt(ct: Container, path: str = "", *, keep_running: bool = False) -> None:
@@ -188,6 +199,7 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
     program = criu_program()
     for attempt in range(1, TRIES + 1):
         folder = store.fresh(made.path)
+        extra = made.prepare()
         held += watches.pin(ct.root, cgroups.pids(ct))
         level = 0 if attempt == 1 else 1
         if not made.was_frozen:
@@ -216,11 +228,13 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
 
         try:
             criu.run(
-                [program, *argv, *made.extra],
+                [program, *argv, *extra],
                 f"{folder}/dump.log",
                 cgroups.ct_dir(ct),
                 on_stage,
-                tick=lambda: None if made.counts else check_interrupt(),
+                tick=lambda: None if made.counts else made.tick(),
+                passed=made.socket,
+                afterwards=made.serve,
             )
             return
         except criu.CriuFailed as exc:

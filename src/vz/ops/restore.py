@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from vz import net
-from vz.checkpoint import criu, images, store
+from vz.checkpoint import criu, images, lazy, store
 from vz.checkpoint.options import criu_program, restore_options
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
@@ -58,12 +58,13 @@ def begin_and_load(ct: Container, path: str, *, skip_remount: bool, skip_arpdete
         raise
 
 
-def go_on(ct: Container, record: Record, path: str) -> None:
-    """Put the dump *path* of a loaded CT out of use and let the CT run."""
+def go_on(ct: Container, record: Record, path: str, *, keep: bool = False) -> None:
+    """Put the dump *path* of a loaded CT out of use and let the CT run; *keep* what is retired, it is read still."""
     say("\tresume...")
     store.retire(path)
     release(ct, record)
-    discard(path + store.GONE)
+    if not keep:
+        discard(path + store.GONE)
 
 
 def begin(ct: Container, path: str) -> None:
@@ -101,14 +102,18 @@ def check(ct: Container, path: str) -> None:
         warn(f"WARNING: {printable(line)}")
 
 
-def load(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect: bool = False) -> Record:
+def load(
+    ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect: bool = False, lazy_socket: int = -1
+) -> Record:
     """Mount, make, undump: everything up to a CT that is whole, connected and frozen.
+
+    *lazy_socket*: its memory is not in the dump, and is fetched through this.
 
     Raises:
         NotRestored, VzError: everything is undone.
     """
     try:
-        return _load(ct, path, skip_remount, skip_arpdetect)
+        return _load(ct, path, skip_remount, skip_arpdetect, lazy_socket)
     except criu.CriuFailed as exc:
         words = [f"Restoring failed: {printable(exc.lines[0])}" if exc.lines else f"Restoring failed: {exc}"]
         words += [f"\t{printable(line)}" for line in exc.lines[1:]]
@@ -118,7 +123,7 @@ def load(ct: Container, path: str, *, skip_remount: bool = False, skip_arpdetect
         raise NotRestored(f"Restoring failed: {path}: {exc}") from exc
 
 
-def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) -> Record:
+def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool, lazy_socket: int) -> Record:
     saved = parse_record(ct.ctid, store.read(path, "record"))
     if saved is None:
         raise NotRestored(f"Unable to restore: {path} has no record of the container")
@@ -149,7 +154,7 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool) ->
             raise NotRestored(f"Restoring failed: {path}/cgroups: {exc}") from exc
         undo.add(net.detach, ct, record)
         say("\tundump...")
-        undump(ct, record, path)
+        undump(ct, record, path, lazy_socket)
         tree.own(ct, groups)
         ct.forget_record()
         ubc_limits.begin(ct, record.init_pid)
@@ -180,9 +185,12 @@ def change_addresses(ct: Container, record: Record, had: list[str], wanted: list
     carried.in_netns(record.init_pid, change)
 
 
-def undump(ct: Container, record: Record, path: str) -> None:
+def undump(ct: Container, record: Record, path: str, lazy_socket: int) -> None:
     """Run criu; the CT's init is in *record* when this returns, and every process of it frozen."""
     argv = restore_options(record, f"{path}/images", work=path)
+    if lazy_socket >= 0:
+        lazy.start(path, cgroups.ct_dir(ct), lazy_socket)
+        argv.append("--lazy-pages")
 
     def on_stage(stage: str, init_pid: int) -> None:
         if stage == criu.POST_RESTORE:

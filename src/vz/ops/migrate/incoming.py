@@ -163,15 +163,17 @@ def _localize(conf: ConfFile, node: NodeConfig, ctid: int, old: int, base: int) 
         conf.set("NETIF", netif.replace(f"host_ifname=veth{old}.", f"host_ifname=veth{ctid}."))
 
 
-def take(ct: Container, entry: log.Log) -> None:
+def take(ct: Container, entry: log.Log, stream: int = -1) -> None:
     """The CT is ours from here on; bring it into the state that it had there.
+
+    *stream*: a socket to the criu on the source that serves its memory.
 
     Raises:
         MigrateFailed: that failed (7); it has been given back, and nothing of it is left here.
     """
     entry.at(log.MINE)
     try:
-        finish(ct, entry)
+        finish(ct, entry, stream)
     except (VzError, OSError) as exc:
         try:
             abort(ct.node, entry)
@@ -188,8 +190,9 @@ def _verb(entry: log.Log) -> str:
     return "mount" if entry.facts["was"] == "mounted" else "start"
 
 
-def finish(ct: Container, entry: log.Log) -> None:
+def finish(ct: Container, entry: log.Log, stream: int = -1) -> None:
     """Start, restore or mount a CT that is ours, as it was on the source; done already: nothing."""
+    lazy = entry.facts.get("lazy") == "yes"
     if entry.facts["online"] == "yes":
         from vz.ops import restore
 
@@ -197,7 +200,10 @@ def finish(ct: Container, entry: log.Log) -> None:
         if not ct.is_running() and os.path.isdir(path):  # else it has run here, and ended by itself
             restore.check(ct, path)
             restore.adopt_ids(ct, path)
-            restore.go_on(ct, restore.load(ct, path, skip_arpdetect=True), path)
+            if lazy and stream < 0:
+                raise VzError("the connection to its memory broke")
+            record = restore.load(ct, path, skip_arpdetect=True, lazy_socket=stream)
+            restore.go_on(ct, record, path, keep=lazy)
     elif entry.facts["was"] == "running" and not ct.is_running():
         from vz.ops.start import start
 
@@ -209,9 +215,24 @@ def finish(ct: Container, entry: log.Log) -> None:
 
 
 def settle(ct: Container, entry: log.Log) -> None:
-    """Make safe what has come, and note for good that it has: the source may remove its copy."""
+    """Make safe what has come, and note for good that it has: the source may remove its copy.
+
+    Raises:
+        MigrateFailed: its memory has not come (7); it has been given back as it was when it was frozen.
+    """
     from vz.disk.changes import Tree
 
+    if entry.facts.get("lazy") == "yes":
+        from vz.checkpoint import lazy, store
+        from vz.ops.trash import discard
+
+        try:
+            lazy.wait(entry.facts["dump"])
+        except lazy.NotFetched as exc:
+            abort(ct.node, entry)
+            raise MigrateFailed(f"The container's memory did not come over: {exc}", START_FAILED) from exc
+        if os.path.lexists(entry.facts["dump"] + store.GONE):
+            discard(entry.facts["dump"] + store.GONE)
     with Tree(ct.private) as tree:
         tree.settle_dirty()
     log.accept(entry.facts["id"], ct.ctid)
@@ -278,7 +299,10 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
                 warn(f"It cannot be brought up here: {exc}")
             else:
                 ct.forget_record()
-                return settle(ct, entry)
+                try:
+                    return settle(ct, entry)
+                except MigrateFailed as exc:
+                    return warn(str(exc))
         else:
             warn("This node went down before what came of the container was safe")
     say(f"A migration of this container from {source} was interrupted: it stays there")

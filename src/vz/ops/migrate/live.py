@@ -7,13 +7,16 @@ answered that it runs there.
 
 from __future__ import annotations
 
+import time
+
 from vz.checkpoint import criu
 from vz.container.ct import Container
 from vz.disk import moved
 from vz.disk.changes import Tree
 from vz.ops import chkpnt, dumped
-from vz.ops.migrate import checks, log
+from vz.ops.migrate import checks, log, memory
 from vz.ops.migrate.errors import CHECKPOINT, MigrateFailed
+from vz.ops.migrate.memory import Memory
 from vz.ops.migrate.session import DETAIL, PROGRESS, Session
 from vz.ops.migrate.ssh import Copy
 from vz.ops.report import say
@@ -42,14 +45,36 @@ def facts(ct: Container) -> dict[str, Any]:
 class Held(chkpnt.Dump):
     """A dump that goes over while criu holds the CT; its notes are in the migration's journal."""
 
-    __slots__ = ("session", "there", "tree")
+    __slots__ = ("failure", "frozen_at", "memory", "session", "there", "tree")
 
-    def __init__(self, session: Session, tree: str, there: str) -> None:
+    def __init__(self, session: Session, memory: Memory, tree: str, there: str) -> None:
         super().__init__(session.ct.dump_path + SUFFIX, keep_running=True)
         self.durable = False  # while it counts the CT lives, here or there
         self.session = session
+        self.memory = memory
         self.tree = tree
         self.there = there
+        self.frozen_at = 0.0
+        self.failure: BaseException | None = None  # of a hand-over while criu served the memory
+
+    def prepare(self) -> list[str]:
+        self.socket = self.memory.open("images").socket
+        self.frozen_at = time.monotonic()
+        return self.memory.dump_options(self.path)
+
+    def tick(self) -> None:
+        """Give up when it has been frozen for too long: the stream is cut, and criu lets the CT go on."""
+        limit_s = self.memory.limit_s
+        try:
+            self.session.tick()
+            if limit_s and time.monotonic() > self.frozen_at + limit_s:
+                raise MigrateFailed(
+                    f"It has been frozen for {limit_s * 1000:.0f} ms (--max-downtime), and is not over there yet",
+                    CHECKPOINT,
+                )
+        except BaseException:
+            self.memory.close()
+            raise
 
     def note(self, ctid: int) -> None:
         counts = "yes" if self.counts else "no"
@@ -61,18 +86,33 @@ class Held(chkpnt.Dump):
     def hold(self, ct: Container, folder: str) -> None:
         """Copy images and the last changes of the files: those that criu has made for the restore are there now."""
         session = self.session
+        if self.memory.kind != memory.LAZY:
+            self.memory.finish()
         session.stage("Copying images and changes")
-        images = session.route.rsync_argv("--whole-file", f"{folder}/", f"{session.route.host}:{session.dump_there}/")
+        # the link to an earlier round is another one over there
+        options = ("--whole-file", "--exclude=/images/parent")
+        images = session.route.rsync_argv(*options, f"{folder}/", f"{session.route.host}:{session.dump_there}/")
         copies = [Copy(images, "the images")]
         try:
             if session.facts["layout"] == "overlay":
                 moved.materialize(ct)
             copies.append(Copy(session.files_argv(self.tree, self.there, running=False), "the private area"))
             for copy in copies:
-                copy.finish(session.tick)
+                copy.finish(self.tick)
         finally:
             for copy in copies:
                 copy.end()
+
+    def serve(self) -> None:
+        """Hand the CT over while criu is there to serve its memory, if that follows later."""
+        if self.memory.kind != memory.LAZY:
+            return
+        try:
+            give(self.session)
+        except BaseException as exc:
+            self.failure = exc
+        finally:
+            self.memory.close()  # or criu would wait for the other side for ever
 
 
 def live(session: Session) -> None:
@@ -86,14 +126,31 @@ def live(session: Session) -> None:
         say(f"   Host ids over there from {base} on", DETAIL)
         say("Live migrating container...", PROGRESS)
         record = chkpnt.need_running(ct)
-        made = Held(session, top, there)
+        way = session.memory
+        assert way is not None
+        made = Held(session, way, top, there)
         try:
             chkpnt.check(ct, record, made)
+            session.entry.at(log.COPYING, pre=made.path + memory.PRE)
+            if way.kind == memory.ITERATIVE:
+                session.stage("Copying memory")
+            way.precopy(ct, record, made.path)
+            way.predict()
             session.stage("Suspend")
             chkpnt.make(ct, record, made)
         except chkpnt.NotDumped as exc:
             raise MigrateFailed(str(exc), CHECKPOINT) from exc
-    session.ask("adopt", digest=session.facts["digest"])
+        finally:
+            way.close()
+    if made.failure is not None:
+        raise made.failure
+    if way.kind != memory.LAZY:
+        give(session)
+
+
+def give(session: Session) -> None:
+    """Let the destination fit the files to itself and take the CT."""
     from vz.ops.migrate.source import hand_over
 
+    session.ask("adopt", digest=session.facts["digest"])
     hand_over(session)

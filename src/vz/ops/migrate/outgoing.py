@@ -77,11 +77,15 @@ def stay(ct: Container, entry: log.Log) -> None:
 def go_on(ct: Container, entry: log.Log) -> None:
     """Let a CT that was frozen, or dumped and held, run on here; its dump goes."""
     facts = entry.facts
-    if facts.get("online") != "yes" or not facts["path"]:
+    if facts.get("online") != "yes":
         return
     from vz.checkpoint import store
     from vz.ops import chkpnt
 
+    if facts.get("pre") and os.path.isdir(facts["pre"]):
+        end_precopy(ct, facts["pre"])
+    if not facts["path"]:
+        return
     dump = {"path": facts["path"], "serial": facts["serial"], "counts": facts["counts"], "keep": "yes"}
     chkpnt.mend(ct, dump, lambda text: None)
     store.remove(facts["path"])
@@ -89,6 +93,20 @@ def go_on(ct: Container, entry: log.Log) -> None:
         from vz import net
 
         net.announce(ct, ct.addresses())
+
+
+def end_precopy(ct: Container, pre: str) -> None:
+    """Undo a first copy of the memory that was interrupted, and remove what it left; the CT runs on."""
+    from vz.checkpoint import criu, store
+    from vz.ops import chkpnt
+
+    for name in os.listdir(pre):
+        if name.isdecimal():
+            criu.wait_for_stragglers(f"{pre}/{name}")
+    record = ct.record()
+    if record is not None and record.is_alive():
+        chkpnt.recover(ct, record)
+    store.remove(pre)
 
 
 def bring_back(ct: Container, was: str) -> None:
@@ -115,6 +133,7 @@ def leave(ct: Container, entry: log.Log) -> None:
 
         chkpnt.end_suspended(ct)
         store.remove(facts["path"])
+        store.remove(facts.get("pre") or facts["path"])
     if ct.record() is not None or ct.is_mounted():
         from vz.disk import layout
         from vz.ops.settle import clear, forget_run

@@ -5,6 +5,7 @@ It holds the CT's lock from ``begin`` on.  When the source is gone, what has not
 
 from __future__ import annotations
 
+import _signal
 import os
 
 from vz.config.nodeconfig import NodeConfig, load_node
@@ -16,12 +17,14 @@ from vz.kernel.files import make_dirs
 from vz.ops import journal, report
 from vz.ops.migrate import checks, incoming, log
 from vz.ops.migrate.errors import COPY_FAILED, LOCKED, NO_REMOTE_CONFIG, MigrateFailed
+from vz.ops.migrate.pages import connect, page_server, why
 from vz.ops.migrate.wire import GREETING, Broken, Channel
 from vz.ops.settle import settle
 from vz.ops.undo import catch_signals, check_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from typing import Any
 
@@ -42,6 +45,8 @@ class Server:
         self.entry: log.Log | None = None
         self.ct: Container | None = None
         self.template_lock = -1
+        self.pages = 0  # a criu that writes memory to files
+        self.stream: socket.socket | None = None  # for memory that is fetched later
 
     def run(self) -> None:
         """Answer until the source hangs up."""
@@ -69,6 +74,7 @@ class Server:
 
     def leave(self) -> None:
         """End the session: what came and was not taken goes, what was taken and not yet settled is settled."""
+        self.end_pages()
         try:
             if self.entry is not None and self.node is not None and journal.read(self.entry.ctid):
                 ct = self.ct or load(self.entry.ctid, self.node, must_exist=False)
@@ -82,6 +88,16 @@ class Server:
         if self.lock is not None:
             self.lock.__exit__()
             self.lock = None
+
+    def end_pages(self) -> None:
+        """End what an earlier try to send memory has left."""
+        if self.pages:
+            os.kill(self.pages, _signal.SIGKILL)
+            os.waitpid(self.pages, 0)
+            self.pages = 0
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
 
     def our_node(self) -> NodeConfig:
         if self.node is None:
@@ -104,7 +120,9 @@ def hello(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any
 
 
 def check(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
-    return checks.answer(server.our_node(), _ctid(request), request)
+    from vz.ops.migrate.memory import lazy_obstacles
+
+    return {**checks.answer(server.our_node(), _ctid(request), request), "lazy": lazy_obstacles(source=False)}
 
 
 def template(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
@@ -169,12 +187,46 @@ def arrive(server: Server, request: dict[str, Any], data: bytes) -> dict[str, An
     return {"base": server.ct.idmap[0]}
 
 
+def pages(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """Connect criu to the stream for the memory that is open: it writes what comes to *folder* of the dump.
+
+    With *lazy* nothing is written: the restore will ask for it.
+    """
+    entry = server.need_entry()
+    folder, previous = str(request["folder"]), str(request["previous"])
+    for name in (folder, previous):
+        if name not in ("", "images") and not (name[:3] == "pre" and name[3:].isdecimal()):
+            raise MigrateFailed("bad name of a folder for memory", COPY_FAILED)
+    server.end_pages()
+    sock = connect(entry.facts["id"])
+    if request["lazy"]:
+        server.stream = sock
+        entry.at(entry.stage, lazy="yes")
+        return {}
+    with sock:
+        dump = entry.facts["dump"]
+        server.pages = page_server(dump, folder, f"../{previous}" if previous else "", sock.fileno())
+    return {}
+
+
+def pages_there(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    from vz.ops.migrate.ssh import wait_ticking
+
+    if not server.pages:
+        raise MigrateFailed("no memory has been announced", COPY_FAILED)
+    pid, server.pages = server.pages, 0
+    if wait_ticking(pid, check_interrupt):
+        dump = server.need_entry().facts["dump"]
+        raise MigrateFailed(f"Failed to copy the memory: {why(dump)}", COPY_FAILED)
+    return {}
+
+
 def take(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
     entry = server.need_entry()
     if server.ct is None:
         raise MigrateFailed("it has not arrived", COPY_FAILED)
     try:
-        incoming.take(server.ct, entry)
+        incoming.take(server.ct, entry, server.stream.fileno() if server.stream is not None else -1)
     except BaseException:
         server.unlock()
         raise
@@ -225,6 +277,8 @@ HANDLERS: dict[object, Handler] = {
     "begin": begin,
     "adopt": adopt,
     "arrive": arrive,
+    "pages": pages,
+    "pages_there": pages_there,
     "take": take,
     "settled": settled,
     "abort": abort,
@@ -254,7 +308,6 @@ def _lock(server: Server, ctid: int, evict: str = "") -> None:
 
 def _evict(ctid: int, lock: CTLock) -> None:
     """End the helper whose connection is dead and that does not know it yet, and take its lock."""
-    import _signal
     import time
 
     # one that has taken the CT comes to its end by itself: going on is quicker than going back

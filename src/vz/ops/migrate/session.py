@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from vz.ops.migrate.memory import Memory
+
 PROGRESS, DETAIL = -1, 0  # levels for say(): what is always printed, what -v adds
 
 
@@ -33,6 +35,7 @@ class Session:
         "entry",
         "facts",
         "helper",
+        "memory",
         "migration",
         "newid",
         "request",
@@ -56,6 +59,7 @@ class Session:
         self.facts: dict[str, Any] = {}
         self.stages: list[tuple[str, float]] = []
         self.dump_there = ""  # where the images of a live migration go
+        self.memory: Memory | None = None  # of a live one
         self.begun = time.monotonic()
         self.helper = Helper(self.route)
 

@@ -84,6 +84,10 @@ def check(session: Session) -> None:
     answer = session.ask("check", **session.facts)
     session.facts["template_there"] = answer["template"]
     complain(answer["problems"], session.request.ignore)
+    if session.request.online:
+        from vz.ops.migrate.memory import Memory
+
+        session.memory = Memory(session, answer["lazy"])
 
 
 def greet(session: Session) -> None:
@@ -188,7 +192,11 @@ def hand_over(session: Session) -> None:
         session.entry.at(before)  # it says itself that it has given the CT back
         raise
     session.stage("Making it safe there")
-    session.ask("settled", tick=None)
+    try:
+        session.ask("settled", tick=None)
+    except Refused:
+        session.entry.at(before)  # its memory did not come: it is as it was when it was frozen
+        raise
     session.entry.at(log.LEAVING)
 
 
