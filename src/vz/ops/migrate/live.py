@@ -20,6 +20,7 @@ from vz.ops.migrate.memory import Memory
 from vz.ops.migrate.session import DETAIL, PROGRESS, Session
 from vz.ops.migrate.ssh import Copy
 from vz.ops.report import say
+from vz.ops.undo import check_interrupt
 from vz.resources import cgroups
 
 TYPE_CHECKING = False
@@ -66,8 +67,10 @@ class Held(chkpnt.Dump):
         """Give up when it has been frozen for too long: the stream is cut, and criu lets the CT go on."""
         limit_s = self.memory.limit_s
         try:
-            self.session.tick()
-            if limit_s and time.monotonic() > self.frozen_at + limit_s:
+            if not limit_s:
+                return self.session.tick()
+            check_interrupt()  # the helper is not asked whether it is there: a dead link would hold us up
+            if time.monotonic() > self.frozen_at + limit_s:
                 raise MigrateFailed(
                     f"It has been frozen for {limit_s * 1000:.0f} ms (--max-downtime), and is not over there yet",
                     CHECKPOINT,
@@ -87,7 +90,7 @@ class Held(chkpnt.Dump):
         """Copy images and the last changes of the files: those that criu has made for the restore are there now."""
         session = self.session
         if self.memory.kind != memory.LAZY:
-            self.memory.finish()
+            self.memory.finish(self.tick)
         session.stage("Copying images and changes")
         # the link to an earlier round is another one over there
         options = ("--whole-file", "--exclude=/images/parent")

@@ -22,6 +22,8 @@ from vz.resources import cgroups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vz.ops.migrate.session import Session
 
 PAGES, ITERATIVE, LAZY = "pages", "iterative", "lazy"
@@ -79,7 +81,7 @@ class Memory:
                     tick=self.session.tick,
                     passed=stream.socket,
                 )
-                self.finish()
+                self.finish(self.session.tick)
             except criu.CriuFailed as exc:
                 self.close()
                 warn(f"Warning: the memory cannot be copied while the container runs: {exc}")
@@ -102,9 +104,7 @@ class Memory:
         seconds = FIXED_S
         if self.kind != LAZY:
             if not self.rate:
-                begun = time.monotonic()
-                self.session.ask("ping", os.urandom(PROBE_BYTES))
-                self.rate = PROBE_BYTES / max(0.001, time.monotonic() - begun)
+                self.rate = self._probe()
             seconds += self.bytes / self.rate + self.bytes / CRIU_BYTES_S
         if seconds > self.limit_s:
             raise MigrateFailed(
@@ -112,6 +112,16 @@ class Memory:
                 f"--max-downtime allows {self.limit_s * 1000:.0f}",
                 CHECKPOINT,
             )
+
+    def _probe(self) -> float:
+        """Return how many bytes a second the connection takes, by sending some."""
+        times = []
+        for size in (0, PROBE_BYTES):  # the first costs what any question costs
+            data = os.urandom(size)
+            begun = time.monotonic()
+            self.session.ask("ping", data)
+            times.append(time.monotonic() - begun)
+        return PROBE_BYTES / max(0.001, times[1] - times[0])
 
     # -- the stream ----------------------------------------------------------------------------------------------------
 
@@ -130,9 +140,9 @@ class Memory:
             return lazy_dump_options()
         return page_server_options(self._previous(f"../../{os.path.basename(path)}{PRE}"))
 
-    def finish(self) -> None:
+    def finish(self, tick: Callable[[], None]) -> None:
         """Make sure that all that has been sent is over there; Refused when it is not."""
-        self.session.ask("pages_there")
+        self.session.ask("pages_there", tick=tick)
         self.close()
 
     def close(self) -> None:

@@ -93,7 +93,7 @@ class Stream:
             self.socket = -1
         if self._pid:
             try:
-                os.kill(self._pid, _signal.SIGTERM)
+                os.kill(self._pid, _signal.SIGKILL)
             except ProcessLookupError:
                 pass
             os.waitpid(self._pid, 0)
