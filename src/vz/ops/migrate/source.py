@@ -8,9 +8,10 @@ from vz.container.ct import Container
 from vz.disk import moved
 from vz.disk.changes import Tree
 from vz.errors import Interrupted, VzError
-from vz.ops.migrate import checks, log, outgoing
+from vz.ops.migrate import checks, conditions, log, outgoing
 from vz.ops.migrate.errors import (
     CANT_CONNECT,
+    CHECKPOINT,
     COPY_FAILED,
     CPU,
     EXISTS,
@@ -26,6 +27,10 @@ from vz.ops.migrate.ssh import Refused
 from vz.ops.migrate.wire import Broken
 from vz.ops.report import say, warn
 from vz.requests import Migrate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def migrate(ct: Container, request: Migrate, *, was_running: bool = False) -> None:
@@ -75,15 +80,45 @@ def check(session: Session) -> None:
         MigrateFailed: with the status of the first problem; the others are printed.
     """
     session.stage("Checks")
+    complain(survey(session), session.request.ignore)
+
+
+def survey(session: Session) -> list[dict[str, Any]]:
+    """Return every problem of both sides, each with vzmigrate's status for it; 0: only to be said.
+
+    Raises:
+        MigrateFailed: the other side cannot be asked, or it is none; no layout that can be moved.
+    """
     greet(session)
+    problems: list[dict[str, Any]] = []
     session.facts = checks.ct_facts(session.ct, was=session.was)
     if session.request.online:
-        from vz.ops.migrate import live
-
-        session.facts["live"] = live.facts(session.ct)
+        lines, session.facts["live"] = live_facts(session.ct)
+        problems = [{"code": CHECKPOINT, "text": line, "about": ""} for line in lines]
+        if not session.facts["live"]:
+            return problems
     answer = session.ask("check", **session.facts)
     session.facts["template_there"] = answer["template"]
-    complain(answer["problems"], session.request.ignore)
+    skew = conditions.clock_warning(conditions.clock_offset(lambda: session.helper.ask("ping").get("time")))
+    if skew:
+        problems.append({"code": 0, "text": skew, "about": ""})
+    problems += answer["problems"]
+    return problems
+
+
+def live_facts(ct: Container) -> tuple[list[str], dict[str, Any]]:
+    """Return (what stands in the way of a dump, what another node must know to restore it) of a running CT.
+
+    Without criu here there is nothing that another node could be told.
+    """
+    from vz.ops.chkpnt import need_running
+    from vz.ops.migrate import live
+
+    lines = live.obstacles(ct)
+    try:
+        return lines, {**live.facts(ct), **conditions.of_ct(ct, need_running(ct))}
+    except FileNotFoundError:
+        return lines, {}
 
 
 def greet(session: Session) -> None:
