@@ -178,11 +178,12 @@ def detach(ct: Container, record: Record) -> list[str]:
     if (device, venet.VENET) in record.netifs:
         with rt.Route() as sock:
             venet.remove(sock, ct, list(dict.fromkeys(claims.read_veip(ct.ctid) + ct.addresses())))
-    if record.macs:
+    if record.macs or record.restored:
         from vz.net import veth
 
         for name in list(record.macs):
             veth.unfilter(record, name)
+        veth.remove_restored(record)
     table.let_go()
     return warnings
 
@@ -217,6 +218,7 @@ def restore_host_side(
             if not index:
                 warnings.append(f"WARNING: interface {netif.ifname} was not in the dump: it comes with the next start")
                 continue
+            record.restored[netif.host_ifname] = index
             warnings += hold_to_mac(record, netif)
             with Refused(ExitCode.VETH_ERROR):
                 sock.run([rt.link_set(index, mac=veth.port_mac(netif), group=table.PORT_GROUP)])
