@@ -51,11 +51,11 @@ def addresses(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]
     return had, wanted
 
 
-def refusals(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]]:
+def refusals(ct: Container, said: dict[str, str], *, any_id: bool = False) -> tuple[list[str], list[str]]:
     """Return (why the dump that says *said* cannot be restored here, what may go wrong)."""
     refused, doubtful = [], []
     system = os.uname()
-    if said.get("ctid") != str(ct.ctid):
+    if said.get("ctid") != str(ct.ctid) and not any_id:
         refused.append(f"it is a dump of container {said.get('ctid')}")
     if said.get("machine") != system.machine:
         refused.append(f"it was made on {said.get('machine')}, this is {system.machine}")

@@ -17,7 +17,6 @@ from vz.ops.migrate.errors import (
     EXISTS,
     STOP_FAILED,
     STOPPED,
-    USAGE,
     VERSION,
     MigrateFailed,
 )
@@ -47,8 +46,6 @@ def migrate(ct: Container, request: Migrate, *, was_running: bool = False) -> No
         raise MigrateFailed(f"CT {ct.ctid} is suspended ({ct.dump_path}): resume or remove its dump first", STOP_FAILED)
     if request.online and was != "running":
         raise MigrateFailed("Can't perform live migration of a stopped container", STOPPED)
-    if request.online and request.newid not in (0, ct.ctid):
-        raise MigrateFailed("A container that migrates live keeps its id", USAGE)
     word = "Checking" if request.check_only else "Starting"
     kind = "live migration" if request.online else "migration"
     say(f"{word} {kind} of CT {ct.ctid} to {request.host}", PROGRESS)
