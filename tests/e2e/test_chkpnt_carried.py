@@ -17,7 +17,7 @@ from conftest import Vz, template
 from netns import Netns, Sniffer
 from vz.net.neighbours import ARP_REQUEST, Arp
 
-CASES = Path(__file__).with_name("chkpnt_cases.py")
+CASES = [Path(__file__).with_name(name) for name in ("chkpnt_cases.py", "chkpnt_rows.py")]
 ADDRESS = "192.0.2.80"
 
 
@@ -26,10 +26,11 @@ def test_everything_that_is_carried(vz: Vz, new_ct, layout: str) -> None:  # typ
     ctid = new_ct("--ipadd", ADDRESS, template=template("debian-12-sysvinit"), layout=layout, start=False)
     vz.ok("start", ctid, "--wait")
     inner_python.install(vz, ctid)
-    vz("exec", ctid, "cat > /opt/cases.py", stdin=CASES.read_bytes())
-    names = vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/cases.py --list").split()
+    for path in CASES:
+        vz("exec", ctid, f"cat > /opt/{path.name}", stdin=path.read_bytes())
+    names = vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/chkpnt_rows.py --list").split()
     assert len(names) > 15
-    vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/cases.py /var/tmp/cases")
+    vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/chkpnt_rows.py /var/tmp/cases")
     wait_for(vz, ctid, names, "ready")
     cycle(vz, ctid)
     cycle(vz, ctid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from vz import net
-from vz.checkpoint import criu, images, store
+from vz.checkpoint import criu, images, routes, store
 from vz.checkpoint.options import criu_program, restore_options
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
@@ -188,7 +188,9 @@ def change_addresses(ct: Container, record: Record, had: list[str], wanted: list
 
 def undump(ct: Container, record: Record, path: str) -> None:
     """Run criu; the CT's init is in *record* when this returns, and every process of it frozen."""
-    argv = restore_options(record, f"{path}/images", work=path)
+    routes.forget_state(f"{path}/images")
+    before, seen = mount.apart(ct, record)
+    argv = restore_options(seen, f"{path}/images", work=path)
 
     def on_stage(stage: str, init_pid: int) -> None:
         if stage == criu.POST_RESTORE:
@@ -197,7 +199,9 @@ def undump(ct: Container, record: Record, path: str) -> None:
             record.save()
 
     try:
-        criu.run([criu_program(), *argv], f"{path}/restore.log", cgroups.ct_dir(ct), on_stage, tick=check_interrupt)
+        criu.run(
+            [*before, criu_program(), *argv], f"{path}/restore.log", cgroups.ct_dir(ct), on_stage, tick=check_interrupt
+        )
     except BaseException:
         criu.kill_stragglers(f"{path}/images")
         raise
@@ -228,7 +232,16 @@ def present_record(ct: Container, saved: Record, names: dict[str, str]) -> Recor
     """
     record = new_record(ct, "")  # the journal says how far it has come
     sources = {item.key: item.source for item in inside.device_externals(devices.make_nodes(ct))}
+    sources |= {
+        item.key: f"{ct.root}{item.target}" for item in saved.externals if item.key.startswith(mount.HOST_MOUNT)
+    }
     record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
+    mounted = [item.target for item in mount.host_mounts(ct)]
+    hosts = [item for item in record.externals if item.key.startswith(mount.HOST_MOUNT)]
+    missing = [item.target for item in hosts if item.target not in mounted]
+    if missing:
+        what = " ".join(map(printable, missing))
+        raise NotRestored(f"Unable to restore: no mount script of this node has mounted {what}; the dump needs it")
     missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
     if missing:
         raise NotRestored(f"Unable to restore: the node has no {' '.join(map(printable, missing))}; the dump needs it")

@@ -10,7 +10,7 @@ import time
 
 from vz.config.nodeconfig import NodeConfig
 from vz.config.units import PAGE, UNLIMITED
-from vz.container.ct import Container
+from vz.container.ct import Container, printable
 from vz.container.record import Record
 from vz.kernel.files import read_text
 from vz.kernel.network import device_address
@@ -19,6 +19,7 @@ from vz.kernel.rtnetlink import Route
 from vz.net import carried, firewall, uplinks
 from vz.ops import dumped
 from vz.ops.migrate.errors import IP_IN_USE, NOT_RUNNING, START_FAILED
+from vz.ops.mount import HOST_MOUNT
 from vz.resources import cgroups, usage
 
 TYPE_CHECKING = False
@@ -42,6 +43,7 @@ def of_ct(ct: Container, record: Record) -> dict[str, Any]:
         "ram_limit": limit[1] * PAGE if limit is not None and limit[1] < UNLIMITED else 0,
         "tools": dumped.tools(record),
         "rules": has_rules(record),
+        "mounts": [item.target for item in record.externals if item.key.startswith(HOST_MOUNT)],
     }
 
 
@@ -200,4 +202,15 @@ def wanted_there(facts: dict[str, Any]) -> list[str]:
     found += [f"address {address}, which nobody else has" for address in facts["addresses"]]
     found += [f"network device {device}" for device in facts["bridges"]]
     found += [f"device /dev/{device}" for device in facts["devnodes"]]
+    found += [f"a mount script that mounts {printable(target)}" for target in live["mounts"]]
     return found
+
+
+def mount_warning(live: dict[str, Any]) -> str:
+    """Return a line about what mount scripts of this node have mounted in the CT, "" when there is nothing."""
+    if not live["mounts"]:
+        return ""
+    return (
+        f"mounted by a mount script of this node: {' '.join(map(printable, live['mounts']))}: the files there are not "
+        "copied, a script of the destination node has to mount the like"
+    )

@@ -97,8 +97,8 @@ def survey(session: Session) -> list[dict[str, Any]]:
     answer = session.ask("check", **session.facts)
     session.facts["template_there"] = answer["template"]
     skew = conditions.clock_warning(conditions.clock_offset(lambda: session.helper.ask("ping").get("time")))
-    if skew:
-        problems.append({"code": 0, "text": skew, "about": ""})
+    outside = conditions.mount_warning(session.facts["live"]) if session.request.online else ""
+    problems += [{"code": 0, "text": text, "about": ""} for text in (skew, outside) if text]
     problems += answer["problems"]
     return problems
 
