@@ -580,7 +580,12 @@ def main():
         time.sleep(100)
 
 
-if sys.argv[1:] == ["--list"]:
-    print(" ".join(CASES))
-elif os.fork() == 0:
-    main()
+def start():
+    if sys.argv[1:] == ["--list"]:
+        print(" ".join(CASES))
+    elif os.fork() == 0:
+        main()
+
+
+if __name__ == "__main__":
+    start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from conftest import Vz, template
 from netns import Netns, Sniffer
 from vz.net.neighbours import ARP_REQUEST, Arp
 
-CASES = Path(__file__).with_name("chkpnt_cases.py")
+CASES = [Path(__file__).with_name(name) for name in ("chkpnt_cases.py", "chkpnt_rows.py")]
 ADDRESS = "192.0.2.80"
 
 
@@ -24,10 +26,11 @@ def test_everything_that_is_carried(vz: Vz, new_ct, layout: str) -> None:  # typ
     ctid = new_ct("--ipadd", ADDRESS, template=template("debian-12-sysvinit"), layout=layout, start=False)
     vz.ok("start", ctid, "--wait")
     inner_python.install(vz, ctid)
-    vz("exec", ctid, "cat > /opt/cases.py", stdin=CASES.read_bytes())
-    names = vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/cases.py --list").split()
+    for path in CASES:
+        vz("exec", ctid, f"cat > /opt/{path.name}", stdin=path.read_bytes())
+    names = vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/chkpnt_rows.py --list").split()
     assert len(names) > 15
-    vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/cases.py /var/tmp/cases")
+    vz.ok("exec", ctid, f"{inner_python.PYTHON} /opt/chkpnt_rows.py /var/tmp/cases")
     wait_for(vz, ctid, names, "ready")
     cycle(vz, ctid)
     cycle(vz, ctid)
@@ -270,3 +273,37 @@ def test_limits_come_from_the_configuration(vz: Vz, new_ct) -> None:  # type: ig
     shown = vz.run("sh", "-c", f"cat /sys/fs/cgroup/memory/{vz.node.cgroup_parent}/{ctid}/memory.limit_in_bytes").stdout
     shown = shown or vz.run("sh", "-c", f"cat /sys/fs/cgroup/{vz.node.cgroup_parent}/{ctid}/ct/memory.max").stdout
     assert shown == f"{96 << 20}\n"
+
+
+@pytest.mark.parametrize("name", ["", "lan7"])
+def test_a_restored_interface_makes_way_for_the_next_start(vz: Vz, new_ct, bridge, name: str) -> None:  # type: ignore[no-untyped-def]
+    """A connection that nobody closes holds the dead CT's network namespace, and so the device, for minutes."""
+    bridge("br7")
+    ctid = new_ct("--ipadd", ADDRESS, "--netif_add", f"eth0,,{name},,br7")
+    vz.ok("exec", ctid, "setsid nc -ll -p 7000 -e /bin/cat </dev/null >/dev/null 2>&1 &")
+    client = vz.node.popen(sys.executable, "-c", CLIENT, ADDRESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"hello\n"
+        cycle(vz, ctid)
+        vz.ok("stop", ctid, "--fast")
+        vz.ok("start", ctid)
+        assert (name or f"veth{ctid}.0") in vz.run("ip", "-br", "link", "show", "master", "br7").stdout
+    finally:
+        client.kill()
+        client.communicate()
+
+
+# connects to an echo service and holds the connection
+CLIENT = """
+import socket, sys, time
+for _ in range(200):
+    try:
+        sock = socket.create_connection((sys.argv[1], 7000), 5)
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.05)
+sock.send(b"hello\\n")
+print(sock.recv(99).decode(), end="", flush=True)
+time.sleep(100)
+"""

@@ -220,3 +220,12 @@ def test_a_dump_that_does_not_fit(vz: Vz, ct: int) -> None:
         vz.run("umount", "/mnt")
     assert done.returncode == 16
     assert "/mnt has 4 MB free, at least" in done.stderr or "/mnt has 3 MB free, at least" in done.stderr, done
+
+
+def test_a_program_that_criu_calls(vz: Vz, ct: int) -> None:
+    tar = os.path.realpath("/usr/bin/tar")
+    assert vz.run("mount", "--bind", "/dev/null", tar).returncode == 0
+    try:
+        named(vz, ct, "tar is not installed", "criu needs it")
+    finally:
+        vz.run("umount", tar)

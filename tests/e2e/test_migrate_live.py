@@ -241,9 +241,6 @@ class TestRefused:
         ok(rig.a, "vzctl", "stop", ct)
         self.refused(rig, 2, "Can't perform live migration of a stopped container", ct)
 
-    def test_another_id(self, rig: Rig, new: Callable[..., int]) -> None:
-        self.refused(rig, 1, "keeps its id", f"{new()}:{next(_ids)}")
-
     def test_what_cannot_be_dumped_is_named(self, rig: Rig, new: Callable[..., int]) -> None:
         ct = new()
         visitor = rig.a.popen("vzctl", "exec", str(ct), "sleep", "600")

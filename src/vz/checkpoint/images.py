@@ -99,10 +99,11 @@ def move_ids(folder: str, old: int, new: int, count: int) -> None:
             write_atomically(f"{folder}/{name}", out, MODE)
 
 
-def move_cgroups(folder: str, ctid: int, old: str, new: str) -> None:
-    """Rewrite the cgroups in *folder* from the parent *old* to *new*, both without slashes around; can be done again.
+def move_cgroups(folder: str, old: tuple[str, int], new: tuple[str, int]) -> None:
+    """Rewrite the cgroups in *folder* from *old* to *new*; can be done again.
 
-    Only *old* itself and what is in the CT's own directory below it are meant: the rest of a path is the CT's.
+    Both are (parent without slashes around, CTID).  Only the parent itself and what is in the CT's own directory below
+    it are meant: the rest of a path is the CT's.
     """
     path = f"{folder}/cgroup.img"
     data = read_bytes(path, LIMIT_BYTES)
@@ -112,24 +113,27 @@ def move_cgroups(folder: str, ctid: int, old: str, new: str) -> None:
         for number, wire, value in fields(message):
             if isinstance(value, bytes) and number in (CGROUP_SETS, CGROUP_CONTROLLERS):
                 wanted = SET_MEMBERS if number == CGROUP_SETS else CONTROLLER_DIRS
-                value = _each(value, wanted, lambda inner: _move_cgroup(inner, ctid, old.encode(), new.encode()))
+                value = _each(value, wanted, lambda inner: _move_cgroup(inner, old, new))
             moved += field(number, wire, value)
         out += _record(moved)
     if out != data:
         write_atomically(path, out, MODE)
 
 
-def _move_cgroup(message: bytes, ctid: int, old: bytes, new: bytes) -> bytes:
+def _move_cgroup(message: bytes, old: tuple[str, int], new: tuple[str, int]) -> bytes:
     """Return a member of a set ("/parent/…", length of the namespace's root) or a directory ("parent/…") moved."""
+    own, its_own = f"{old[0]}/{old[1]}".encode(), f"{new[0]}/{new[1]}".encode()
+    parent, its_parent = old[0].encode(), new[0].encode()
     out = b""
     grown = 0
     for number, wire, value in fields(message):
         if number in (DIR_NAME, MEMBER_PATH) and isinstance(value, bytes):
             slash = b"/" if value[:1] == b"/" else b""
-            own = slash + old + b"/%d" % ctid
-            if value == slash + old or value == own or value.startswith(own + b"/"):
-                value = slash + new + value[len(slash + old) :]
-                grown = len(new) - len(old)
+            path = value[len(slash) :]
+            if path == own or path.startswith(own + b"/"):
+                value, grown = slash + its_own + path[len(own) :], len(its_own) - len(own)
+            elif path == parent:
+                value, grown = slash + its_parent, len(its_parent) - len(parent)
         elif number == MEMBER_PREFIX and isinstance(value, int) and value:
             value += grown  # it comes after the path
         out += field(number, wire, value)

@@ -32,7 +32,7 @@ vzctl chkpnt <ctid> [--dumpfile <file>] [--keep-running]
    [--suspend | --dump | --resume | --kill]
 vzctl restore <ctid> [--dumpfile <file>] [--skip-remount] [--skip_arpdetect]
    [--undump | --resume | --kill]
-vzctl check <ctid>
+vzctl check <ctid> [--migrate [<host>] [--ssh <options>]]
 vzctl exec | exec2 <ctid> <command> [arg ...]
 vzctl enter <ctid> [--exec <command> [arg ...]]
 vzctl runscript <ctid> <script>

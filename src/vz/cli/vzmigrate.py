@@ -40,7 +40,7 @@ Options:
 --check-only, --dry-run
 	Only check whether it can be done.
 -f, --nodeps[=<check>[,<check> ...]]
-	Go on where these checks fail: cpu, ipv6, all.
+	Go on where these checks fail: cpu, ipv6, memory, address, all.
 -v
 	Verbose, up to four times.
 -t, --times
@@ -52,7 +52,7 @@ Options:
 	This text.
 See vzmigrate(8)."""
 LOCK_PATIENCE_S = 90.0
-CHECKS = frozenset(("cpu", "cpu_check", "ipv6", "all"))
+CHECKS = frozenset(("cpu", "cpu_check", "ipv6", "memory", "address", "all"))
 
 
 def run(argv: list[str], options: Globals) -> int:
@@ -135,8 +135,10 @@ def act(argv: list[str]) -> int:
     for name, given in (("--lazy", request.lazy is not None), ("--max-downtime", request.max_downtime_s)):
         if given and not request.online:
             raise BadUsage(f"{name} goes with --online only")
+    from vz.ops.migrate.ssh import is_host
+
     request.host = words[0]
-    if not request.host or request.host.startswith("-") or not set(request.host).isdisjoint(" \t\n'\"\\$`;|&<>()"):
+    if not is_host(request.host):
         raise BadUsage(f"bad host {request.host!r}")
     return _all(words[1:], request)
 

@@ -127,6 +127,13 @@ def make_mac() -> str:
     return "00:18:51:" + ":".join(f"{byte:02X}" for byte in os.urandom(3))
 
 
+def moved_ifname(name: str, old: int, new: int) -> str:
+    """Return what the node's interface *name* of CT *old* is called when that is CT *new*; the admin's names stay."""
+    number = name.rpartition(".")[2]
+    own = number.isascii() and number.isdigit() and name == host_ifname(old, int(number))
+    return host_ifname(new, int(number)) if own else name
+
+
 def host_ifname(ctid: int, number: int) -> str:
     """Return the node's name of a CT's interface: ``veth<CTID>.<n>``, or with ``v`` where that is too long."""
     name = f"veth{ctid}.{number}"

@@ -1,9 +1,9 @@
 """The record of a running CT: what the kernel cannot tell, in ``/run/vz/CTID/record``.
 
-Text, one ``key=value`` a line; ``external``, ``netif``, ``mac``, ``rlimit`` and ``netdev`` lines repeat.  Dump,
-restore, exec and stop derive everything from the configuration and this file.  It is written before the first thing
-is made (``init_pid=0``), so a killed start leaves a trace that the next command can follow; ``stage`` says how far it
-came.
+Text, one ``key=value`` a line; ``external``, ``netif``, ``mac``, ``restored``, ``rlimit`` and ``netdev`` lines repeat.
+Dump, restore, exec and stop derive everything from the configuration and this file.  It is written before the first
+thing is made (``init_pid=0``), so a killed start leaves a trace that the next command can follow; ``stage`` says how
+far it came.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Record:
         "netdev_indexes",
         "netdevs",
         "netifs",
+        "restored",
         "rlimits",
         "root",
         "stage",
@@ -61,6 +62,7 @@ class Record:
         self.externals: list[External] = []
         self.netifs: list[tuple[str, str]] = []  # (name on the host, name inside)
         self.macs: dict[str, str] = {}  # name on the host of a bridged interface: the MAC that it is held to
+        self.restored: dict[str, int] = {}  # name on the host of a bridged interface that criu made: its index there
         self.rlimits: dict[int, int] = {}  # RLIMIT_ number: the hard limit of all its processes
         self.netdevs: list[str] = []  # host devices moved in
         self.netdev_indexes: dict[str, int] = {}  # their indexes inside: a CT may rename what it was given
@@ -84,6 +86,7 @@ class Record:
         lines += [f"external={item.key} {_quote(item.source)} {_quote(item.target)}" for item in self.externals]
         lines += [f"netif={outside} {inside}" for outside, inside in self.netifs]
         lines += [f"mac={outside} {mac}" for outside, mac in self.macs.items()]
+        lines += [f"restored={outside} {index}" for outside, index in self.restored.items()]
         lines += [f"rlimit={number} {hard}" for number, hard in self.rlimits.items()]
         lines += [f"netdev={name} {self.netdev_indexes.get(name, 0)}" for name in self.netdevs]
         return "\n".join(lines) + "\n"
@@ -134,6 +137,9 @@ def _take(record: Record, line: str) -> None:
     elif key == "mac":
         outside, _, mac = value.partition(" ")
         record.macs[outside] = mac
+    elif key == "restored":
+        outside, _, index = value.partition(" ")
+        record.restored[outside] = int(index)
     elif key == "rlimit":
         number, _, hard = value.partition(" ")
         record.rlimits[int(number)] = int(hard)

@@ -105,12 +105,15 @@ def restore_inside(init_pid: int, saved: Saved) -> list[str]:
     return in_netns(init_pid, inside).decode("utf-8", "replace").splitlines()
 
 
-def restore_outside(saved: Saved) -> list[str]:
-    """Put back traffic control on the CT's devices on the node; return a line for each thing that could not be."""
+def restore_outside(saved: Saved, names: dict[str, str]) -> list[str]:
+    """Put back traffic control on the CT's devices on the node; return a line for each thing that could not be.
+
+    *names* has the present names of those that were called otherwise.
+    """
     lines = []
     for device in dict.fromkeys(name[5:] for name, _, _ in saved.entries if name.startswith("node:")):
         try:
-            index = _socket.if_nametoindex(device)
+            index = _socket.if_nametoindex(names.get(device, device))
         except OSError:
             continue
         entries = [

@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vz.config.nodeconfig import NodeConfig
     from vz.net.neighbours import Probe
 
 UNFILTERED_VENET = (
@@ -30,13 +31,21 @@ UNFILTERED_VETH = "WARNING: this kernel has no nftables for bridges: MAC address
 
 def begin_probe(ct: Container, addresses: list[str], *, skip: bool = False) -> Probe | None:
     """Ask the neighbours whether one of *addresses* is theirs; None where they are not to be asked."""
-    if not addresses or skip or ct.node.skip_arpdetect:
+    return None if skip else ask_neighbours(ct.node, addresses)
+
+
+def ask_neighbours(
+    node: NodeConfig, addresses: list[str], *, known: frozenset[bytes] = frozenset(), wait_s: float = 0.0
+) -> Probe | None:
+    """As begin_probe(), without a CT; answers from a MAC in *known* do not count, and they may take *wait_s*."""
+    if not addresses or node.skip_arpdetect:
         return None
     from vz.net.neighbours import Probe
 
     with rt.Route() as sock:
-        found = uplinks.pairs(ct.node, uplinks.chosen(sock, ct.node), addresses)
-    return Probe([(device.name, device.own_address(address), address) for device, address in found])
+        found = uplinks.pairs(node, uplinks.chosen(sock, node), addresses)
+    questions = [(device.name, device.own_address(address), address) for device, address in found]
+    return Probe(questions, known=known, wait_s=wait_s)
 
 
 def check_probe(ct: Container, probe: Probe | None) -> list[str]:
@@ -169,11 +178,12 @@ def detach(ct: Container, record: Record) -> list[str]:
     if (device, venet.VENET) in record.netifs:
         with rt.Route() as sock:
             venet.remove(sock, ct, list(dict.fromkeys(claims.read_veip(ct.ctid) + ct.addresses())))
-    if record.macs:
+    if record.macs or record.restored:
         from vz.net import veth
 
         for name in list(record.macs):
             veth.unfilter(record, name)
+        veth.remove_restored(record)
     table.let_go()
     return warnings
 
@@ -208,6 +218,7 @@ def restore_host_side(
             if not index:
                 warnings.append(f"WARNING: interface {netif.ifname} was not in the dump: it comes with the next start")
                 continue
+            record.restored[netif.host_ifname] = index
             warnings += hold_to_mac(record, netif)
             with Refused(ExitCode.VETH_ERROR):
                 sock.run([rt.link_set(index, mac=veth.port_mac(netif), group=table.PORT_GROUP)])

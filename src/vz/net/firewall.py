@@ -76,6 +76,23 @@ def save() -> list[tuple[int, bytes]]:
         sock.close()
 
 
+def is_there() -> bool:
+    """Tell whether this kernel has nftables."""
+    sock = _open_or_none()
+    if sock is None:
+        return False
+    try:
+        sock.send(message(SUBSYSTEM << 8 | GET_TABLE, NLM_F_REQUEST | NLM_F_DUMP, b"\0\0\0\0", 1))
+        return all(
+            sort != NLMSG_ERROR or not struct.unpack_from("=i", part)[0]
+            for sort, _, _, part in messages(sock.recv(1 << 20))
+        )
+    except OSError:
+        return False
+    finally:
+        sock.close()
+
+
 def restore(requests: list[tuple[int, bytes]]) -> None:
     """Make the rules again, in one transaction.
 
@@ -169,6 +186,13 @@ def _bound_first(chains: list[bytes], rules: list[bytes]) -> list[bytes]:
         if chain not in bound:
             emit(chain)
     return found
+
+
+def _open_or_none() -> _socket.socket | None:
+    try:
+        return _open()
+    except OSError:
+        return None
 
 
 def _open() -> _socket.socket:

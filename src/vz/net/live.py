@@ -118,6 +118,8 @@ def change_netif(ct: Container, record: Record, old: Netif, new: Netif) -> list[
         if new.host_ifname != old.host_ifname:
             veth.unfilter(record, old.host_ifname)
             sock.run([rt.link_set(link.index, change=rt.IFF_UP), rt.link_set(link.index, name=new.host_ifname)])
+            if old.host_ifname in record.restored:
+                record.restored[new.host_ifname] = record.restored.pop(old.host_ifname)
             pair = (old.host_ifname, old.ifname)
             record.netifs = [(new.host_ifname, new.ifname) if found == pair else found for found in record.netifs]
         warnings = hold_to_mac(record, new)

@@ -103,12 +103,21 @@ class Probe:
 
     __slots__ = ("_arp", "_asked", "_nd", "_own_macs", "_until")
 
-    def __init__(self, questions: list[tuple[str, str, str]]) -> None:
-        """Ask on each device; (device, its own address or "", address in question)."""
+    def __init__(
+        self,
+        questions: list[tuple[str, str, str]],
+        *,
+        known: frozenset[bytes] = frozenset(),
+        wait_s: float = 0.0,
+    ) -> None:
+        """Ask on each device; (device, its own address or "", address in question).
+
+        Answers of hosts with a MAC in *known* do not count.  They have *wait_s* to come, PROBE_S by default.
+        """
         self._arp: _socket.socket | None = None
         self._nd: _socket.socket | None = None
         self._asked: dict[bytes, str] = {}
-        self._own_macs: set[bytes] = set()
+        self._own_macs = set(known)
         for device, own, address in questions:
             try:
                 mac = device_address(device)
@@ -119,7 +128,7 @@ class Probe:
                     self._request(device, mac, own, address)
             except OSError:
                 pass  # a device that takes no frames, or has no IPv6: nobody can be asked there
-        self._until = time.monotonic() + PROBE_S
+        self._until = time.monotonic() + (wait_s or PROBE_S)
 
     def _request(self, device: str, mac: bytes, own: str, address: str) -> None:
         if self._arp is None:
@@ -146,7 +155,7 @@ class Probe:
         self._nd.sendto(packet, (text, 0, 0, _socket.if_nametoindex(device)))
 
     def answers(self) -> dict[str, str]:
-        """Return {address: MAC that answered}, PROBE_S after the questions at the earliest."""
+        """Return {address: MAC that answered}: all of them, or what has come in time."""
         import select
 
         found: dict[str, str] = {}

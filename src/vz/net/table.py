@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 
-from vz.config.netif import Netif
+from vz.config.netif import Netif, moved_ifname
 from vz.config.paths import RUN
 from vz.kernel.files import make_dirs
 from vz.kernel.nfnetlink import Element, Netfilter, change, counted_bytes, ifname
@@ -78,6 +78,13 @@ _sock: Netfilter | None = None
 def host_name(ctid: int) -> str:
     """Return the name of a CT's venet device on the host."""
     return f"vz{ctid}"
+
+
+def moved_name(device: str, old: int, new: int) -> str:
+    """Return what the host's *device* of CT *old* is called when that is CT *new*; names of the admin's stay."""
+    if device == host_name(old):
+        return host_name(new)
+    return moved_ifname(device, old, new)
 
 
 def add_ct(device: str, addresses: list[str]) -> None:

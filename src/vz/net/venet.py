@@ -42,6 +42,25 @@ def venet_mac(ctid: int) -> str:
     return "00:18:51:" + ":".join(f"{byte:02x}" for byte in (ctid & 0xFFFFFF).to_bytes(3, "big"))
 
 
+def index_inside(ctid: int) -> int:
+    """Return the index of venet0 in the CT's network namespace, which we are in.
+
+    Another than inside_index() where the CT has come here, running, with another id.
+    """
+    own = inside_index(ctid, 0)
+    return own if uplinks.name_of(own) else uplinks.index_of(VENET) or own
+
+
+def take_mac(ctid: int) -> bytes:
+    """Give the CT's side, in its network namespace, the MAC of the node's side: the id, and so the MAC, is a new one.
+
+    Without ARP, each end sends to its own MAC and takes what is for its own.
+    """
+    with rt.Route() as sock:
+        sock.run([rt.link_set(index_inside(ctid), mac=venet_mac(ctid))])
+    return b""
+
+
 def make(sock: rt.Route, ct: Container, init_pid: int) -> None:
     """Make the pair, its node's end up and held to no address yet; one that is left over from a dead CT goes first."""
     device, mac, index = table.host_name(ct.ctid), venet_mac(ct.ctid), host_index(ct.ctid, 0)
@@ -89,7 +108,7 @@ def delete_link(sock: rt.Route, name: str) -> None:
 
 def configure_inside(ctid: int, addresses: list[str]) -> None:
     """Make the CT's side, in its network namespace: the addresses, and one default route per family."""
-    index = inside_index(ctid, 0)
+    index = index_inside(ctid)
     with rt.Route() as sock:
         requests = [rt.link_set(index, no_address=True), rt.link_up(index, arp=False)]
         requests += [rt.address_add(index, address) for address in addresses]
@@ -99,7 +118,7 @@ def configure_inside(ctid: int, addresses: list[str]) -> None:
 
 def forget_inside(ctid: int, gone: list[str], kept: list[str]) -> None:
     """Take addresses away on the CT's side, and the default route of a family that has none left."""
-    index = inside_index(ctid, 0)
+    index = index_inside(ctid)
     with rt.Route() as sock:
         requests = [rt.address_delete(index, address) for address in gone]
         requests += [

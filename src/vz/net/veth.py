@@ -161,6 +161,18 @@ def remove(sock: rt.Route, record: Record, name: str) -> None:
     unfilter(record, name)
 
 
+def remove_restored(record: Record) -> None:
+    """Remove the node's ends that a restore has made: by their index nobody knows them for this CT's afterwards.
+
+    A connection that nobody has closed keeps the dead CT's network namespace, and so the device, for minutes.
+    """
+    for name, index in record.restored.items():
+        if uplinks.index_of(name) == index:
+            with rt.Route() as sock:
+                venet.delete_link(sock, name)
+    record.restored.clear()
+
+
 def unfilter(record: Record, name: str) -> None:
     """Hold the interface to its MAC no longer."""
     mac = record.macs.pop(name, "")

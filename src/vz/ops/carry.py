@@ -64,9 +64,9 @@ def _replay(requests: list[tuple[int, bytes]]) -> bytes:
     return b""
 
 
-def restore_outside(folder: str) -> None:
-    """Put back the traffic control of the CT's devices on the node, once these are up."""
-    for line in carried.restore_outside(_network(folder)):
+def restore_outside(folder: str, names: dict[str, str]) -> None:
+    """Put back the traffic control of the CT's devices on the node, once these are up; *names*: old → present."""
+    for line in carried.restore_outside(_network(folder), names):
         warn(f"WARNING: not restored: {line}")
 
 

@@ -141,6 +141,8 @@ def obstacles(ct: Container, record: Record, made: Dump) -> list[str]:
         found += dumped.old_criu(criu.version())
     except FileNotFoundError:
         found.append("criu is not installed: tools/install-criu, or the criu package")
+    missing = dumped.missing(dumped.tools(record))
+    found += [f"{program} is not installed: criu needs it" for program in missing]
     try:
         store.check_place(made.path)
     except store.NoDump as exc:

@@ -10,10 +10,15 @@ from vz.container.ct import Container
 from vz.container.record import Record
 from vz.disk import layout, overlay
 from vz.kernel.files import read_text
+from vz.kernel.process import which
 from vz.net import claims
 
 # since Linux 6.16 older ones fail at every socket of the network
 LEAST_CRIU = (((6, 16), (4, 2)),)
+# what criu calls: the contents of tmpfs go through a tar.gz, addresses and routes through ip(8)
+TOOLS = ("tar", "gzip", "ip")
+# (list of the tables of the old kind that a network namespace has, what criu saves and puts back such rules with)
+OLD_TABLES = (("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables"))
 
 
 def facts(ct: Container, record: Record, serial: str) -> dict[str, str | int]:
@@ -46,11 +51,11 @@ def addresses(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]
     return had, wanted
 
 
-def refusals(ct: Container, said: dict[str, str]) -> tuple[list[str], list[str]]:
+def refusals(ct: Container, said: dict[str, str], *, any_id: bool = False) -> tuple[list[str], list[str]]:
     """Return (why the dump that says *said* cannot be restored here, what may go wrong)."""
     refused, doubtful = [], []
     system = os.uname()
-    if said.get("ctid") != str(ct.ctid):
+    if said.get("ctid") != str(ct.ctid) and not any_id:
         refused.append(f"it is a dump of container {said.get('ctid')}")
     if said.get("machine") != system.machine:
         refused.append(f"it was made on {said.get('machine')}, this is {system.machine}")
@@ -79,6 +84,38 @@ def old_criu(ours: tuple[int, ...]) -> list[str]:
         for kernel, least in LEAST_CRIU
         if running >= kernel and ours < least
     ]
+
+
+def tools(record: Record) -> list[str]:
+    """Return the programs that criu calls for a dump or restore of this CT."""
+    found = list(TOOLS)
+    for table, program in OLD_TABLES:
+        try:
+            if read_text(f"/proc/{record.init_pid}/net/{table}"):
+                found.append(f"{program}-legacy")
+        except OSError:
+            pass  # a kernel without
+    return found
+
+
+def missing(programs: list[str]) -> list[str]:
+    """Return those of *programs* that this node has not; ``iptables-legacy`` may be just iptables where that is old."""
+    return [program for program in programs if not _is_there(program)]
+
+
+def _is_there(program: str) -> bool:
+    try:
+        if program.endswith("-legacy"):
+            for name in (f"{program}-restore", f"{program.removesuffix('-legacy')}-restore"):
+                try:
+                    return "nft" not in os.path.realpath(which(name))
+                except FileNotFoundError:
+                    continue
+            return False
+        which(program)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def memory_bytes(pids: list[int]) -> int:

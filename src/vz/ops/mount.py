@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from vz.container.ct import Container, need_paths
+from vz.container.record import External, Record
 from vz.disk import layout
 from vz.errors import ExitCode, VzError
 from vz.ops import journal, scripts
@@ -12,6 +15,18 @@ from vz.ops.undo import Undo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+HOST_MOUNT = "host"  # begins the key of a mount that a script of the node has made
+BIND_EACH = """\
+set -e
+mount -t tmpfs -o mode=711 vz "$1"; shift  # the CT's root has to pass
+while [ "$1" != -- ]; do
+    if [ -d "$1" ]; then mkdir "$2"; else : > "$2"; fi
+    mount --bind -- "$1" "$2"; shift 2
+done
+shift
+exec "$@"
+"""
 
 
 def mount(ct: Container) -> None:
@@ -100,6 +115,52 @@ def umount_with_scripts(ct: Container, *, quiet: bool = False) -> None:
     if not quiet:
         say("Container is unmounted")
     scripts.run_host(ct, "postumount")
+
+
+def host_mounts(ct: Container) -> list[External]:
+    """Return what is mounted below the CT's mounted root: by its mount scripts, from the node; see proc(5), mountinfo.
+
+    A restore binds them from the same place, where the scripts have mounted them again.
+    """
+    found: list[External] = []
+    root = f"{os.path.realpath(ct.root)}/"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            path = _unescaped(line.split(" ")[4])
+            if path.startswith(root):
+                target = path[len(root) - 1 :]
+                found.append(External(f"{HOST_MOUNT}{len(found)}", f"{ct.root}{target}", target))
+    return found
+
+
+def apart(ct: Container, record: Record) -> tuple[list[str], Record]:
+    """Return (words to put before a criu that restores *ct*, the record as it is to see it).
+
+    criu binds the root, and each mount that came from the node, without what is mounted below; in the CT's user
+    namespace the kernel refuses that where something is (EINVAL): it would uncover it.  So where scripts have mounted
+    something, criu gets a mount namespace of its own, in which each of them is bound to a bare place of its own.
+    """
+    from vz.kernel.process import which
+
+    hosts = [item for item in record.externals if item.key.startswith(HOST_MOUNT)]
+    if not hosts:
+        return [], record
+    seen = Record(record.ctid)
+    seen.root, seen.netifs = f"{ct.run_dir}/root", record.netifs
+    seen.externals = [item for item in record.externals if item not in hosts]
+    pairs = [(ct.root, seen.root)]
+    for item in hosts:
+        place = f"{ct.run_dir}/{item.key}"
+        pairs.append((item.source, place))
+        seen.externals.append(External(item.key, place, item.target))
+    words = [ct.run_dir, *(word for pair in pairs for word in pair)]
+    return [which("unshare"), "--mount", "--propagation", "private", "sh", "-c", BIND_EACH, "criu", *words, "--"], seen
+
+
+def _unescaped(text: str) -> str:
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, char)
+    return text
 
 
 def ensure_ids(ct: Container) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 
 from vz import net
-from vz.checkpoint import criu, images, lazy, store
+from vz.checkpoint import criu, images, lazy, routes, store
 from vz.checkpoint.options import criu_program, restore_options
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
 from vz.container.record import External, Record, parse_record
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.process import starttime
-from vz.net import carried, claims, venet
+from vz.net import carried, claims, table, venet
 from vz.ops import carry, dumped, inside, journal, mount
 from vz.ops.report import say, warn
 from vz.ops.start import forget, new_record, published
@@ -81,8 +81,8 @@ def begin(ct: Container, path: str) -> None:
     journal.write(ct.ctid, "restore", {"path": path}, durable=False)
 
 
-def check(ct: Container, path: str) -> None:
-    """Refuse a dump that this node cannot bring back.
+def check(ct: Container, path: str, *, any_id: bool = False) -> None:
+    """Refuse a dump that this node cannot bring back; with *any_id* the CT may have had another id in it.
 
     Raises:
         NotRestored: no dump, or not one for this CT, machine, kernel or criu: a line for each reason.
@@ -93,7 +93,7 @@ def check(ct: Container, path: str) -> None:
         raise NotRestored(f"Unable to restore: {exc}") from exc
     try:
         criu_program()
-        refused, doubtful = dumped.refusals(ct, said)
+        refused, doubtful = dumped.refusals(ct, said, any_id=any_id)
     except FileNotFoundError as exc:
         raise NotRestored("Unable to restore: criu is not installed: tools/install-criu, or the criu package") from exc
     if refused:
@@ -127,11 +127,15 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool, la
     saved = parse_record(ct.ctid, store.read(path, "record"))
     if saved is None:
         raise NotRestored(f"Unable to restore: {path} has no record of the container")
-    had, wanted = dumped.addresses(ct, store.info(path))
+    said = store.info(path)
+    was = int(said.get("ctid", ct.ctid))
+    had, wanted = dumped.addresses(ct, said)
     probe = net.begin_probe(ct, wanted, skip=skip_arpdetect)
-    parent = store.info(path).get("cgroup_parent", ct.node.cgroup_parent)
-    if parent != ct.node.cgroup_parent:  # it comes from another node, or vz.conf has changed
-        images.move_cgroups(f"{path}/images", ct.ctid, parent, ct.node.cgroup_parent)
+    here = ct.node.cgroup_parent, ct.ctid
+    there = said.get("cgroup_parent", ct.node.cgroup_parent), was
+    if there != here:  # it comes from another node, or vz.conf has changed
+        images.move_cgroups(f"{path}/images", there, here)
+    names = {outside: table.moved_name(outside, was, ct.ctid) for outside, _ in saved.netifs}
     with Undo(warn) as undo:
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
@@ -139,7 +143,7 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool, la
             mount.mount_with_scripts(ct)
             undo.add(mount.umount_with_scripts, ct)
             say("Container is mounted")
-        record = present_record(ct, saved)
+        record = present_record(ct, saved, names)
         record.save()
         undo.add(forget, ct)
         if wanted:
@@ -159,10 +163,12 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool, la
         ct.forget_record()
         ubc_limits.begin(ct, record.init_pid)
         carry.restore(ct, record, path)
+        if was != ct.ctid and any(inside == venet.VENET for _, inside in record.netifs):
+            carried.in_netns(record.init_pid, lambda: venet.take_mac(ct.ctid))
         change_addresses(ct, record, had, wanted)
         for text in net.restore_host_side(ct, record, wanted, probe):
             warn(text)
-        carry.restore_outside(path)
+        carry.restore_outside(path, names)
     record.stage = ""
     record.save()  # whole, and frozen: what may be missing now is said by the journal
     return record
@@ -187,7 +193,9 @@ def change_addresses(ct: Container, record: Record, had: list[str], wanted: list
 
 def undump(ct: Container, record: Record, path: str, lazy_socket: int) -> None:
     """Run criu; the CT's init is in *record* when this returns, and every process of it frozen."""
-    argv = restore_options(record, f"{path}/images", work=path)
+    routes.forget_state(f"{path}/images")
+    before, seen = mount.apart(ct, record)
+    argv = restore_options(seen, f"{path}/images", work=path)
     if lazy_socket >= 0:
         lazy.start(path, cgroups.ct_dir(ct), lazy_socket)
         argv.append("--lazy-pages")
@@ -199,7 +207,9 @@ def undump(ct: Container, record: Record, path: str, lazy_socket: int) -> None:
             record.save()
 
     try:
-        criu.run([criu_program(), *argv], f"{path}/restore.log", cgroups.ct_dir(ct), on_stage, tick=check_interrupt)
+        criu.run(
+            [*before, criu_program(), *argv], f"{path}/restore.log", cgroups.ct_dir(ct), on_stage, tick=check_interrupt
+        )
     except BaseException:
         criu.kill_stragglers(f"{path}/images")
         raise
@@ -223,15 +233,27 @@ def adopt_ids(ct: Container, path: str) -> None:
             images.move_ids(f"{path}/images", lower, base, size)
 
 
-def present_record(ct: Container, saved: Record) -> Record:
-    """Return the run record of a CT that is coming back: its mounts and devices as dumped, their sources as now."""
+def present_record(ct: Container, saved: Record, names: dict[str, str]) -> Record:
+    """Return the run record of a CT that is coming back: its mounts and devices as dumped, their sources as now.
+
+    *names*: what its devices on the node were called → are called.
+    """
     record = new_record(ct, "")  # the journal says how far it has come
     sources = {item.key: item.source for item in inside.device_externals(devices.make_nodes(ct))}
+    sources |= {
+        item.key: f"{ct.root}{item.target}" for item in saved.externals if item.key.startswith(mount.HOST_MOUNT)
+    }
     record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
+    mounted = [item.target for item in mount.host_mounts(ct)]
+    hosts = [item for item in record.externals if item.key.startswith(mount.HOST_MOUNT)]
+    missing = [item.target for item in hosts if item.target not in mounted]
+    if missing:
+        what = " ".join(map(printable, missing))
+        raise NotRestored(f"Unable to restore: no mount script of this node has mounted {what}; the dump needs it")
     missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
     if missing:
         raise NotRestored(f"Unable to restore: the node has no {' '.join(map(printable, missing))}; the dump needs it")
-    record.netifs = list(saved.netifs)
+    record.netifs = [(names[outside], name) for outside, name in saved.netifs]
     record.started_at = saved.started_at
     return record
 

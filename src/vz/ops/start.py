@@ -233,7 +233,8 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     # -z: vzctl's own argument, which every init ignores; "container" tells systemd where it is
     plan.argv = ["/sbin/init", "-z", "      "]
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
-    plan.devices = record.externals = inside.device_externals(devices.make_nodes(ct))
+    plan.devices = inside.device_externals(devices.make_nodes(ct))
+    record.externals = plan.devices + mount.host_mounts(ct)
     plan.pty_max = limits.pty_limit(ct)
     plan.rlimits = record.rlimits
     plan.shm_bytes = limits.shm_bytes(ct)

@@ -16,7 +16,7 @@ from vz.kernel.process import which
 from vz.kernel.rtnetlink import Route
 from vz.net import claims, venet
 from vz.ops import names
-from vz.ops.migrate import incoming, log
+from vz.ops.migrate import conditions, incoming, log
 from vz.ops.migrate.errors import (
     CONFIG_FAILED,
     COPY_FAILED,
@@ -75,6 +75,7 @@ def ct_facts(ct: Container, *, was: str) -> dict[str, Any]:
         "digest": digest,
         "template": ct.conf.ostemplate or "",
         "addresses": ct.addresses(),
+        "macs": conditions.own_macs() if ct.addresses() else [],
         "bridges": sorted({netif.bridge for netif in netifs if netif.bridge}),
         "netdevs": list(ct.conf.netdev or []),
         "devnodes": [device for device, mode in ct.conf.devnodes or [] if mode],
@@ -114,6 +115,7 @@ def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]
     def problem(code: int, text: str, about: str = "") -> None:
         problems.append({"code": code, "text": text, "about": about})
 
+    probe = conditions.ask_neighbours(node, facts["addresses"], facts.get("macs", []))  # they answer meanwhile
     if not node.is_yes("VIRTUOZZO"):
         problem(NOT_RUNNING, "VIRTUOZZO is not yes in /etc/vz/vz.conf of the destination node")
     reused = False
@@ -154,6 +156,7 @@ def answer(node: NodeConfig, ctid: int, facts: dict[str, Any]) -> dict[str, Any]
         check_live(node, ctid, facts["live"], problem)
     wanted = incoming.template_wanted(node, facts["digest"])
     check_space(node, ctid, facts, problem, template=wanted, reused=reused)
+    conditions.check_neighbours(probe, problem)
     return {"problems": problems, "template": not wanted}
 
 
@@ -174,6 +177,8 @@ def check_live(node: NodeConfig, ctid: int, live: dict[str, Any], problem: Any) 
     missing = sorted(set(live["cpu"]) - set(cpu_flags()))
     if missing:
         problem(CPU, f"the processor of the destination node lacks {' '.join(missing)}", "cpu")
+    conditions.check_tools(live, problem)
+    conditions.check_memory(live, problem)
     folder = _standing(os.path.dirname(incoming.node_dump(node, ctid)))
     room = os.statvfs(folder)
     if live["memory"] > room.f_bavail * room.f_frsize:

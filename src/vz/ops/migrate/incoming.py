@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from vz.config.conffile import ConfFile
+from vz.config.netif import moved_ifname
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
 from vz.container import ids
@@ -159,8 +160,13 @@ def _localize(conf: ConfFile, node: NodeConfig, ctid: int, old: int, base: int) 
     if conf.get("VEID"):
         conf.set("VEID", str(ctid))
     netif = conf.get("NETIF")
+
+    def moved(word: str) -> str:
+        key, equals, value = word.partition("=")
+        return f"{key}={moved_ifname(value, old, ctid)}" if equals and key.strip() == "host_ifname" else word
+
     if ctid != old and netif:
-        conf.set("NETIF", netif.replace(f"host_ifname=veth{old}.", f"host_ifname=veth{ctid}."))
+        conf.set("NETIF", ";".join(",".join(moved(word) for word in one.split(",")) for one in netif.split(";")))
 
 
 def take(ct: Container, entry: log.Log, stream: int = -1) -> None:
@@ -198,7 +204,7 @@ def finish(ct: Container, entry: log.Log, stream: int = -1) -> None:
 
         path = entry.facts["dump"]
         if not ct.is_running() and os.path.isdir(path):  # else it has run here, and ended by itself
-            restore.check(ct, path)
+            restore.check(ct, path, any_id=True)
             restore.adopt_ids(ct, path)
             if lazy and stream < 0:
                 raise VzError("the connection to its memory broke")

@@ -31,16 +31,14 @@ SUFFIX = ".out"  # of the dump's path: not the place where a suspended CT's woul
 
 
 def facts(ct: Container) -> dict[str, Any]:
-    """Return what the destination has to know of a CT that is to be restored there.
-
-    Raises:
-        MigrateFailed: it cannot be dumped (8), with a line for each reason.
-    """
-    record = chkpnt.need_running(ct)
-    found = chkpnt.obstacles(ct, record, chkpnt.Dump(ct.dump_path + SUFFIX, keep_running=True))
-    if found:
-        raise MigrateFailed("\n".join(["Unable to make a dump:", *(f"\t{line}" for line in found)]), CHECKPOINT)
+    """Return what the destination has to know of a CT that is to be restored there."""
     return {"criu": list(criu.version()), "cpu": checks.cpu_flags(), "memory": dumped.memory_bytes(cgroups.pids(ct))}
+
+
+def obstacles(ct: Container) -> list[str]:
+    """Return a line for each thing that stands in the way of a dump here."""
+    made = chkpnt.Dump(ct.dump_path + SUFFIX, keep_running=True)
+    return chkpnt.obstacles(ct, chkpnt.need_running(ct), made)
 
 
 class Held(chkpnt.Dump):

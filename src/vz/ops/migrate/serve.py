@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _signal
 import os
+import time
 
 from vz.config.nodeconfig import NodeConfig, load_node
 from vz.container.ct import MAX_CTID, Container, load
@@ -266,7 +267,7 @@ def forget(server: Server, request: dict[str, Any], data: bytes) -> dict[str, An
 
 
 def ping(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
-    return {}
+    return {"time": time.time()}
 
 
 HANDLERS: dict[object, Handler] = {
@@ -308,7 +309,6 @@ def _lock(server: Server, ctid: int, evict: str = "") -> None:
 
 def _evict(ctid: int, lock: CTLock) -> None:
     """End the helper whose connection is dead and that does not know it yet, and take its lock."""
-    import time
 
     # one that has taken the CT comes to its end by itself: going on is quicker than going back
     taken = (journal.read(ctid) or {}).get("stage") == log.MINE

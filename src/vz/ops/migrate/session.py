@@ -189,7 +189,11 @@ class Session:
 
 def complain(problems: list[dict[str, Any]], ignore: frozenset[str]) -> None:
     """Print every problem that a check found, and raise the first that counts as MigrateFailed."""
-    serious = [item for item in problems if not (item["about"] and (item["about"] in ignore or "all" in ignore))]
+    serious = [
+        item
+        for item in problems
+        if item["code"] and not (item["about"] and (item["about"] in ignore or "all" in ignore))
+    ]
     for item in problems:
         if item in serious[1:]:
             warn(f"Error: {item['text']}")

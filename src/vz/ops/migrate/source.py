@@ -8,15 +8,15 @@ from vz.container.ct import Container
 from vz.disk import moved
 from vz.disk.changes import Tree
 from vz.errors import Interrupted, VzError
-from vz.ops.migrate import checks, log, outgoing
+from vz.ops.migrate import checks, conditions, log, outgoing
 from vz.ops.migrate.errors import (
     CANT_CONNECT,
+    CHECKPOINT,
     COPY_FAILED,
     CPU,
     EXISTS,
     STOP_FAILED,
     STOPPED,
-    USAGE,
     VERSION,
     MigrateFailed,
 )
@@ -26,6 +26,10 @@ from vz.ops.migrate.ssh import Refused
 from vz.ops.migrate.wire import Broken
 from vz.ops.report import say, warn
 from vz.requests import Migrate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def migrate(ct: Container, request: Migrate, *, was_running: bool = False) -> None:
@@ -42,8 +46,6 @@ def migrate(ct: Container, request: Migrate, *, was_running: bool = False) -> No
         raise MigrateFailed(f"CT {ct.ctid} is suspended ({ct.dump_path}): resume or remove its dump first", STOP_FAILED)
     if request.online and was != "running":
         raise MigrateFailed("Can't perform live migration of a stopped container", STOPPED)
-    if request.online and request.newid not in (0, ct.ctid):
-        raise MigrateFailed("A container that migrates live keeps its id", USAGE)
     word = "Checking" if request.check_only else "Starting"
     kind = "live migration" if request.online else "migration"
     say(f"{word} {kind} of CT {ct.ctid} to {request.host}", PROGRESS)
@@ -75,19 +77,50 @@ def check(session: Session) -> None:
         MigrateFailed: with the status of the first problem; the others are printed.
     """
     session.stage("Checks")
-    greet(session)
-    session.facts = checks.ct_facts(session.ct, was=session.was)
-    if session.request.online:
-        from vz.ops.migrate import live
-
-        session.facts["live"] = live.facts(session.ct)
-    answer = session.ask("check", **session.facts)
-    session.facts["template_there"] = answer["template"]
-    complain(answer["problems"], session.request.ignore)
+    complain(survey(session), session.request.ignore)
     if session.request.online:
         from vz.ops.migrate.memory import Memory
 
-        session.memory = Memory(session, answer["lazy"])
+        session.memory = Memory(session, session.facts["lazy_there"])
+
+
+def survey(session: Session) -> list[dict[str, Any]]:
+    """Return every problem of both sides, each with vzmigrate's status for it; 0: only to be said.
+
+    Raises:
+        MigrateFailed: the other side cannot be asked, or it is none; no layout that can be moved.
+    """
+    greet(session)
+    problems: list[dict[str, Any]] = []
+    session.facts = checks.ct_facts(session.ct, was=session.was)
+    if session.request.online:
+        lines, session.facts["live"] = live_facts(session.ct)
+        problems = [{"code": CHECKPOINT, "text": line, "about": ""} for line in lines]
+        if not session.facts["live"]:
+            return problems
+    answer = session.ask("check", **session.facts)
+    session.facts["template_there"] = answer["template"]
+    session.facts["lazy_there"] = answer["lazy"]
+    skew = conditions.clock_warning(conditions.clock_offset(lambda: session.helper.ask("ping").get("time")))
+    outside = conditions.mount_warning(session.facts["live"]) if session.request.online else ""
+    problems += [{"code": 0, "text": text, "about": ""} for text in (skew, outside) if text]
+    problems += answer["problems"]
+    return problems
+
+
+def live_facts(ct: Container) -> tuple[list[str], dict[str, Any]]:
+    """Return (what stands in the way of a dump, what another node must know to restore it) of a running CT.
+
+    Without criu here there is nothing that another node could be told.
+    """
+    from vz.ops.chkpnt import need_running
+    from vz.ops.migrate import live
+
+    lines = live.obstacles(ct)
+    try:
+        return lines, {**live.facts(ct), **conditions.of_ct(ct, need_running(ct))}
+    except FileNotFoundError:
+        return lines, {}
 
 
 def greet(session: Session) -> None:

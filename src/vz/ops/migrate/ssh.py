@@ -26,6 +26,11 @@ HELPER = "vzmigrate --serve"
 SSH_FAILED = 255  # ssh's own status; others are the helper's
 
 
+def is_host(word: str) -> bool:
+    """Tell whether *word* can be the name of a node: nothing that ssh or a shell would take for something else."""
+    return bool(word) and word[0] != "-" and set(word).isdisjoint(" \t\n'\"\\$`;|&<>()")
+
+
 class Route:
     """How the other node is reached: its ssh destination and the admin's own options for ssh and rsync."""
 
