@@ -12,6 +12,7 @@ UML = {
             "test_chkpnt_kill.py",
             "test_chkpnt_steps.py",
             "test_migrate_live.py",
+            "test_services.py",
         ),
         "its kernel is built without CONFIG_CHECKPOINT_RESTORE",
     ),
