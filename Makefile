@@ -4,6 +4,8 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 SHELL := /bin/bash
 TEMPLATES := $(shell $(PYTHON) -c 'import os; m = os.uname().machine; print(f"busybox-{m} debian-12-{m} debian-13-{m} debian-12-{m}-sysvinit")')
+# with servers in them, for tests/e2e/test_services.py: one for "make test", all for "make soak"
+SERVICES := $(shell $(PYTHON) -c 'import os; m = os.uname().machine; print(f"debian-12-services-{m} debian-13-services-{m} debian-12-services-{m}-sysvinit")')
 umask := umask 022;
 export DESTDIR PREFIX
 
@@ -26,6 +28,7 @@ check: ## what needs no root: linters, types, unit tests
 	@.venv/bin/python -B -m pytest -p no:cacheprovider -q tests/unit tests/compat
 
 test: templates ## every test, with small counts; here, then on cgroup v2 in user-mode Linux
+	@$(umask) tools/templates $(firstword $(SERVICES))
 	@tests/run
 
 test-vm: templates ## what depends on the kernel, on Debian 12's under QEMU without KVM (takes long)
@@ -33,6 +36,7 @@ test-vm: templates ## what depends on the kernel, on Debian 12's under QEMU with
 	@tests/vm/run --debian
 
 soak: templates ## every test, with the counts that a release wants
+	@$(umask) tools/templates $(SERVICES)
 	@tests/run --soak
 
 bench: templates ## figures beside crun, runc and lxc

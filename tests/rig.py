@@ -114,8 +114,13 @@ exec sleep infinity
         return done
 
     def client_argv(self, *argv: str) -> list[str]:
+        return ["nsenter", "-t", str(self.client_pid), "-n", "--", *argv]
+
+    @property
+    def client_pid(self) -> int:
+        """Return a process in the client's network namespace."""
         assert self.holder is not None
-        return ["nsenter", "-t", str(self.holder.pid), "-n", "--", *argv]
+        return self.holder.pid
 
     def cut(self, node: Node) -> None:
         """Take the link of *node* away: nothing passes, nobody is told."""

@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
 
 from conftest import Vz
 
@@ -29,11 +30,17 @@ def let_in(vz: Vz, ctid: int) -> None:
 
 
 class Session:
-    """An interactive ssh login: ``ask`` types a line and returns what came back before the marker it echoes."""
+    """An interactive ssh login: ``ask`` types a line and returns what came back before the marker it echoes.
 
-    def __init__(self, vz: Vz, address: str) -> None:
-        self.process = vz.node.popen(
-            *SSH, f"root@{address}", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    From the node with its key, or from where *start* starts the words of an ssh command line with the key file *key*.
+    """
+
+    def __init__(
+        self, vz: Vz, address: str, key: str = KEY, start: Callable[..., subprocess.Popen[bytes]] | None = None
+    ) -> None:
+        words = [key if word == KEY else word for word in SSH]
+        self.process = (start or vz.node.popen)(
+            *words, f"root@{address}", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         self.seen = b""
         self.count = 0

@@ -71,6 +71,8 @@ def test_a_stock_system_boots_and_works(vz: Vz, node: Node, new_ct, key: str, na
         assert vz("exec", ctid, "systemctl is-system-running").stdout == "running\n"
         assert vz("exec", ctid, "systemctl --failed --no-legend").stdout == ""
         assert vz("exec", ctid, "journalctl -b -n 5 --no-pager").returncode == 0
+        done = vz("exec", ctid, "systemd-run -q --wait -p PrivateUsers=yes -p User=nobody true")  # as redis-server's
+        assert done.returncode == 0, done.stderr
     assert vz("exec", ctid, "ps -o comm= -p 1").stdout.strip() in ("systemd", "init")
     vz.sh(ctid, f"mkdir -p /root/.ssh && echo '{key}' > /root/.ssh/authorized_keys")
     for address in ("192.0.2.51", "2001:db8::51"):
@@ -213,6 +215,12 @@ def test_wait_says_what_it_waits_for(vz: Vz, node: Node, new_ct) -> None:  # typ
     finally:
         waiting.kill()
         waiting.communicate()
+
+
+def test_user_namespaces_of_units_are_switched_off_where_they_are_refused(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
+    for nesting, told in (("nesting:off", True), ("nesting:on", False)):
+        ctid = new_ct("--features", nesting, template=template("debian-12"))
+        assert (vz("exec", ctid, "grep PrivateUsers=no /run/systemd/system/service.d/*").returncode == 0) is told
 
 
 def test_identity_differs_between_cts_of_one_template(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]

@@ -117,6 +117,8 @@ class Machine:
             os.chmod(f"{content}/{folder}", 0o755)
         cache = TREE / ".cache/templates/cache"
         for source in sorted(cache.iterdir()) if cache.is_dir() else []:
+            if "-services-" in source.name:
+                continue  # test_services.py runs in no VM
             place(source, f"{content}/templates/cache/{source.name}")
         shutil.copy(HERE / "init", f"{content}/init")
         Path(content, "command").write_text(self.command + "\n")

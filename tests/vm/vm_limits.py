@@ -13,6 +13,9 @@ UML = {
             "test_chkpnt_steps.py",
             "test_migrate_live.py",
             "test_migrate_memory.py",
+            "test_migrate_newid.py",
+            "test_chkpnt_rows.py",
+            "test_services.py",
         ),
         "its kernel is built without CONFIG_CHECKPOINT_RESTORE",
     ),
@@ -70,6 +73,7 @@ SKIPPED = dict.fromkeys(
         "test_security_streams.py",
         # networks beyond the CT's own, other nodes
         "test_guest_network.py",
+        "test_migrate_check.py",
         "test_migrate.py",
         "test_migrate_faults.py",
         "test_migrate_from_openvz.py",
@@ -79,6 +83,7 @@ SKIPPED = dict.fromkeys(
         "test_uplink.py",
         "test_surroundings.py",
         # boots of whole systems
+        "test_kill.py",
         "test_a_system_that_nobody_uses_is_idle",
         "test_a_careful_admins_umask_stays_outside",
         "test_wait_says_what_it_waits_for",

@@ -35,6 +35,13 @@ MASKED_UNITS = (
     "sys-kernel-debug.mount dev-hugepages.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount "
     "systemd-udevd.service proc-sys-fs-binfmt_misc.automount"
 ).split()
+# systemd ends a service whose user namespace is refused (status 217/USER; redis-server's unit asks for one), while it
+# goes on without the other namespaces.  A drop-in for all services is weaker than one for the service itself.
+NO_PRIVATE_USERS = b"""\
+# By vz: containers that can be checkpointed have no user namespaces inside (features nesting:on allows them).
+[Service]
+PrivateUsers=no
+"""
 
 
 class Plan:
@@ -98,7 +105,7 @@ def build(plan: Plan) -> None:
     libc.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
-    _mask_units()
+    _prepare_systemd(plan)
     _limit_user_namespace(plan.user_limits)
     _limit_and_mask()
     if plan.hostname:
@@ -178,8 +185,8 @@ def _mount_rest(plan: Plan) -> None:
     os.chmod(f"{run}/lock", 0o1777)
 
 
-def _mask_units() -> None:
-    """Mask systemd's units that cannot work here; in the CT's root, and only where init is systemd.
+def _prepare_systemd(plan: Plan) -> None:
+    """Mask systemd's units, and switch off its settings, that cannot work here; only where init is systemd.
 
     The directory itself tells programs that systemd runs (sd_booted(3)): with another init, service(8) would be lost.
     """
@@ -188,6 +195,11 @@ def _mask_units() -> None:
     os.makedirs("/run/systemd/system", 0o755)
     for unit in MASKED_UNITS:
         os.symlink("/dev/null", f"/run/systemd/system/{unit}")
+    if not plan.nesting:
+        os.mkdir("/run/systemd/system/service.d", 0o755)
+        fd = os.open("/run/systemd/system/service.d/vz.conf", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.write(fd, NO_PRIVATE_USERS)
+        os.close(fd)
 
 
 def _limit_user_namespace(values: dict[str, int]) -> None:

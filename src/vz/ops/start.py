@@ -241,6 +241,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.user_limits = limits.user_limits()
     plan.program = seccomp_program(ct.conf)
     plan.dropped = dropped_capabilities(ct.conf.capability)
+    plan.nesting = bool(ct.conf.features and ct.conf.features.get("nesting"))
     guest_config = guestfiles.guest_config(ct)
 
     def last_step() -> None:

@@ -309,7 +309,6 @@ def _lock(server: Server, ctid: int, evict: str = "") -> None:
 
 def _evict(ctid: int, lock: CTLock) -> None:
     """End the helper whose connection is dead and that does not know it yet, and take its lock."""
-
     # one that has taken the CT comes to its end by itself: going on is quicker than going back
     taken = (journal.read(ctid) or {}).get("stage") == log.MINE
     begun = time.monotonic()
