@@ -142,6 +142,7 @@ def rest(node: Node, ctid: int) -> list[str]:
         time.sleep(0.05)
 
 
+@pytest.mark.timeout(1800 if SOAK else 300)
 @pytest.mark.parametrize("layout", ["overlay", "simfs"])
 @pytest.mark.parametrize("system", ["debian-12", "debian-13", "debian-12-sysvinit"])
 def test_there_and_back_with_a_connection(

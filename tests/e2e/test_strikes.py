@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from conftest import BUSYBOX, SOAK, leftovers
+from killat import MAKING
 from nodestate import processes, snapshot
 from strikes import Rig, cases, sweep
 from testnode import Node
@@ -54,6 +55,20 @@ def test_struck_anywhere(rig: Rig, name: str) -> None:
 
     wrong = sweep(rig, cases(rig.ctid, rig)[name], points)
     assert not wrong, f"seed {seed}\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["stop", "destroy"])
+def test_no_process_to_be_had_for_what_can_wait(rig: Rig, name: str) -> None:
+    """The CT is dead or gone already: the command does itself what it would have left to a child."""
+    case = cases(rig.ctid, rig)[name]
+    _, calls = rig.known(case)
+    made = [call for call in calls if call.partition(": ")[2].startswith(MAKING)]  # what an errno is counted by
+    assert rig.back(case) == []
+    forks = [at for at, call in enumerate(made, 1) if call.startswith("main: clone")]
+    assert forks
+    for at in forks:
+        assert rig.round(case, at, "EAGAIN", False) == []
+        assert rig.back(case) == []
 
 
 def test_an_init_that_is_killed_before_it_is_one_has_not_started(rig: Rig) -> None:

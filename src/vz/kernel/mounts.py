@@ -70,12 +70,16 @@ def umount_and_sync_later(target: str, flags: int = 0) -> None:
     """umount() that does not wait for the file system's last sync, which a background child of this process does.
 
     Ending an overlay writes out all that is dirty on the file system below, whoever's it is.  Fails as umount() does,
-    EBUSY included.
+    EBUSY included; where no process is to be had it waits.
     """
     hold = open_tree(target)  # a mount of its own: *target* can be busy or not, the file system lives on
     try:
         umount(target, flags)
-        if os.fork() == 0:
+        try:
+            child = os.fork()
+        except OSError:
+            return
+        if child == 0:
             os.closerange(0, hold)
             os._exit(0)  # closes the last hold
     finally:

@@ -180,9 +180,15 @@ def in_background(action: Callable[[], None], keep: list[int]) -> None:
     """Do *action* in a child that nobody waits for, with the descriptors *keep* open there and closed here.
 
     For what takes long and changes nothing: packet(7) sockets, and netlink sockets of nftables after a deletion, wait
-    in their last close(2) until all processors have passed a quiet state (RCU), 10 ms and more.
+    in their last close(2) until all processors have passed a quiet state (RCU), 10 ms and more.  Where no process is
+    to be had it is done here.
     """
-    if os.fork():
+    try:
+        child = os.fork()
+    except OSError:
+        child = -1
+        action()
+    if child:
         for fd in keep:
             os.close(fd)
         return

@@ -59,8 +59,18 @@ def sweep_leftovers(path: str) -> None:
 
 
 def sweep(folder: str) -> None:
-    """Start a background deleter of all that lies in *folder*; where one is at work it takes care of this too."""
-    pid = os.fork()
+    """Start a background deleter of all that lies in *folder*; where one is at work it takes care of this too.
+
+    Where no process is to be had, what can be deleted here is, and the rest is the next deleter's.
+    """
+    try:
+        pid = os.fork()
+    except OSError:
+        try:
+            _delete_all(folder)
+        except OSError:
+            pass
+        return
     if pid:
         os.waitpid(pid, 0)
         return
