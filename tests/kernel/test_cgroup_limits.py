@@ -406,6 +406,29 @@ def test_the_tree_inside_is_saved_and_made_again(make: Callable[..., Container])
     assert (status.st_uid, status.st_gid) == (BASE + 5, BASE + 6)
 
 
+def test_controllers_that_the_ct_switched_on_are_on_again(make: Callable[..., Container]) -> None:
+    if "pids" not in cgroup.hierarchies().v2:
+        pytest.skip("needs the pids controller on cgroup version 2")
+    ct = make()
+    top = f"{cgroups.ct_dir(ct)}/ct"
+    os.makedirs(f"{top}/system.slice/cron.service")
+    for path in (top, f"{top}/system.slice"):
+        cgroup.write(path, "cgroup.subtree_control", "+pids")
+    cgroup.write(f"{top}/system.slice", "pids.max", "7")
+    lines = tree.save(ct)
+    cgroups.remove(ct)
+    cgroups.create(ct)
+    tree.recreate(ct, lines)
+    with open("/proc/self/cgroup") as file:
+        ours = next(line[3:].strip() for line in file if line.startswith("0::"))
+    cgroup.write(top, "cgroup.procs", os.getpid())  # as criu does with an init that is to have a cgroup namespace
+    cgroup.write(f"{cgroup.hierarchies().unified}{ours}", "cgroup.procs", os.getpid())
+    tree.limit(ct, lines)
+    assert tree.save(ct) == lines
+    assert cgroup.read(f"{top}/system.slice", "pids.max") == "7"
+    assert os.path.exists(f"{top}/system.slice/cron.service/pids.max")
+
+
 def test_the_tree_goes_nowhere_else(make: Callable[..., Container]) -> None:
     ct = make()
     for line in ("../evil 0 0", "/evil 0 0", "a/../../evil 0 0", "a -1 0", "a 0 65536", "a x 0", "a 0", ""):

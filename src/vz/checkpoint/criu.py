@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POST_DUMP, POST_RESTORE = "post-dump", "post-restore"
+POST_SETUP = "post-setup-namespaces"  # init is in its cgroup and has its mounts; no file is open yet
+STAGES = (POST_DUMP, POST_SETUP, POST_RESTORE)
 # lines that criu always has for a CT that works
 NOISE = (
     "Can't setup RLIMIT_NOFILE for self",
@@ -193,7 +195,7 @@ def _converse(
             while b"\n" in pending:
                 line, _, pending = pending.partition(b"\n")
                 word, _, number = line.decode("ascii", "replace").partition(" ")
-                if word not in (POST_DUMP, POST_RESTORE):
+                if word not in STAGES:
                     continue  # criu's own chatter
                 if failure is None:
                     init_pid = int(number) if number.isdecimal() else 0

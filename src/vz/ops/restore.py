@@ -158,7 +158,7 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool, la
             raise NotRestored(f"Restoring failed: {path}/cgroups: {exc}") from exc
         undo.add(net.detach, ct, record)
         say("\tundump...")
-        undump(ct, record, path, lazy_socket)
+        undump(ct, record, path, groups, lazy_socket)
         tree.own(ct, groups)
         ct.forget_record()
         ubc_limits.begin(ct, record.init_pid)
@@ -191,7 +191,7 @@ def change_addresses(ct: Container, record: Record, had: list[str], wanted: list
     carried.in_netns(record.init_pid, change)
 
 
-def undump(ct: Container, record: Record, path: str, lazy_socket: int) -> None:
+def undump(ct: Container, record: Record, path: str, groups: list[str], lazy_socket: int) -> None:
     """Run criu; the CT's init is in *record* when this returns, and every process of it frozen."""
     routes.forget_state(f"{path}/images")
     before, seen = mount.apart(ct, record)
@@ -201,7 +201,9 @@ def undump(ct: Container, record: Record, path: str, lazy_socket: int) -> None:
         argv.append("--lazy-pages")
 
     def on_stage(stage: str, init_pid: int) -> None:
-        if stage == criu.POST_RESTORE:
+        if stage == criu.POST_SETUP:
+            tree.limit(ct, groups)
+        elif stage == criu.POST_RESTORE:
             record.init_pid = init_pid
             record.init_start = starttime(init_pid)
             record.save()

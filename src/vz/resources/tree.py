@@ -56,26 +56,35 @@ def save(ct: Container) -> list[str]:
 
 
 def recreate(ct: Container, lines: list[str]) -> None:
-    """Make the directories of *lines* below the CT's ``ct``, which exists, with owners and limits.
+    """Make the directories of *lines* below the CT's ``ct``, which exists, with their owners.
 
     Raises:
         ValueError: not what ``save`` returns.
     """
-    for folder, words in _parsed(ct, lines):
+    for folder, _ in _parsed(ct, lines):
         cgroup.make(folder)
-        if words[0] == ".":
-            continue  # its limits come from the configuration
+    own(ct, lines)
+
+
+def limit(ct: Container, lines: list[str]) -> None:
+    """Switch on the controllers that were on, and set the limits, in the directories that ``recreate`` has made.
+
+    Not before criu has put the CT's init into its own group: it goes by way of ``ct``, where no process may be once a
+    controller is on below (EBUSY).  Not after files are opened: systemd watches its memory.events.
+    """
+    for folder, words in _parsed(ct, lines):
         for word in words[3:]:
             key, _, value = word.partition("=")
             text = value.replace(",", " ")
             if key == "cgroup.subtree_control":
                 text = " ".join(f"+{name}" for name in text.split())
+            elif words[0] == ".":
+                continue  # its limits come from the configuration
             if text:
                 try:
                     cgroup.write(folder, key, text)
                 except OSError:
                     pass  # a controller that is not enabled here
-    own(ct, lines)
 
 
 def own(ct: Container, lines: list[str]) -> None:
