@@ -245,7 +245,8 @@ class Sql(Worker):
     def verify(self) -> None:
         """Count and compare all rows and end the transaction, over the same connections, after ``finish``."""
         assert self._ask(0, "SELECT COUNT(*) FROM late;") == "0"
-        assert self._ask(1, "COMMIT; SELECT CONNECTION_ID();") == self.transaction
+        shown = self._ask(1, "COMMIT; SELECT CONNECTION_ID();")
+        assert shown == self.transaction, f"the open transaction: {shown!r}"
         assert self._ask(0, "SELECT MAX(value) FROM late;") == "kept"
         lines = "".join(f"{number} {value_of(number)}\n" for number in range(self.count))
         shown = self._ask(

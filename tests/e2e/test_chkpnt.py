@@ -73,6 +73,19 @@ def test_what_is_watched_and_forgotten_by_the_kernel(vz: Vz, new_ct, name: str) 
     assert vz("exec", ctid, "systemctl is-system-running").stdout == "running\n"
 
 
+def test_a_system_that_logs_all_the_time(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
+    """Its shells are in vfork(2), and its journald has messages with credentials to read, whenever it is frozen."""
+    ctid = new_ct(template=template("debian-12"), start=False)
+    vz.ok("start", ctid, "--wait")
+    loggers = "for i in 1 2 3; do setsid dash -c 'while :; do logger hello; done' </dev/null >/dev/null 2>&1 & done"
+    vz.sh(ctid, loggers)
+    for _ in range(20 if SOAK else 3):
+        cycle(vz, ctid)
+    assert vz("exec", ctid, "pkill dash; logger last; journalctl --sync; journalctl -n 9 --no-pager").stdout.count(
+        "last"
+    )
+
+
 @pytest.mark.timeout(900 if SOAK else 300)
 def test_many_at_once(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
     ctids = [new_ct("--ipadd", f"198.51.100.{number + 1}") for number in range(100 if SOAK else 6)]

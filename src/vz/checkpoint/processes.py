@@ -69,6 +69,26 @@ def read_process(pid: int) -> Process | None:
     return process
 
 
+def in_vfork(pids: list[int]) -> int:
+    """Return a frozen process with a thread that waits in vfork(2) for a child to execute its program; 0: none.
+
+    criu cannot stop it before the child goes on, which is frozen too.  All others sleep interruptibly while frozen by
+    cgroup version 2.
+    """
+    for pid in pids:
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                fd = os.open(f"/proc/{pid}/task/{thread}/stat", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if os.read(fd, 512).rpartition(b") ")[2].startswith(b"D"):
+                        return pid
+                finally:
+                    os.close(fd)
+        except OSError:
+            continue  # it has ended
+    return 0
+
+
 def outsiders(table: dict[int, Process], init_pid: int) -> list[Process]:
     """Return the processes that do not descend from init: entered from the node, they would be lost."""
     inside = {init_pid}

@@ -7,7 +7,7 @@ import os
 
 from vz.kernel.process import pidfd_getfd
 
-SO_DOMAIN, SO_PROTOCOL, SO_TYPE = 39, 38, 3
+SO_DOMAIN, SO_PROTOCOL, SO_TYPE, SO_PASSCRED = 39, 38, 3, 16
 TCP_REPAIR, REPAIR_OFF = 19, 0
 IPPROTO_UDPLITE = 136
 DRAIN_LIMIT = 1 << 20
@@ -52,6 +52,27 @@ def drain_netlink(pids: list[int]) -> int:
                 sock.close()
             count += messages > 0
     return count
+
+
+def credentials_queued(pids: list[int]) -> int:
+    """Return a process with a Unix socket where messages with the sender's credentials wait to be read; 0: none.
+
+    criu cannot dump such a queue; journald and systemd read theirs within moments.
+    """
+    for pid in pids:
+        for fd in socket_fds(pid):
+            sock = open_socket(pid, fd)
+            if sock is None:
+                continue
+            try:
+                if sock.family == _socket.AF_UNIX and sock.getsockopt(_socket.SOL_SOCKET, SO_PASSCRED):
+                    if sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT):
+                        return pid
+            except OSError:
+                pass  # EAGAIN: nothing waits; EINVAL: it listens
+            finally:
+                sock.close()
+    return 0
 
 
 def socket_fds(pid: int) -> list[int]:

@@ -11,7 +11,7 @@ import errno
 import os
 import time
 
-from vz.checkpoint import criu, images, preflight, sockets, store, watches
+from vz.checkpoint import criu, images, preflight, processes, sockets, store, watches
 from vz.checkpoint.options import criu_program, dump_options
 from vz.container.ct import KEPT, Container, printable
 from vz.container.record import Record
@@ -32,8 +32,11 @@ TRANSIENT = (
     "In-flight connection",
     "in-flight",
     "netlink: The socket has data to read",
+    "Control messages in queue",
 )
 TRIES = 3
+# freezing hits some processes in the middle of what criu cannot dump but is over in a moment
+SETTLE_S, SETTLE_PAUSE_S = 3.0, 0.005
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -207,7 +210,7 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
         if not made.was_frozen:
             say("\tsuspend...", level)
         lock.lock(ct, record)
-        cgroups.freeze(ct)
+        settle(ct, again=not made.was_frozen)
         lost = preflight.entered(record, cgroups.pids(ct))
         if lost:  # nobody can come in any more: the group is frozen
             raise NotDumped("\n".join(["Unable to make a dump:", *(f"\t{line}" for line in lost)]))
@@ -244,6 +247,29 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
                 raise
         recover(ct, record, thaw=not made.was_frozen)
         time.sleep(0.05)
+
+
+def settle(ct: Container, *, again: bool) -> None:
+    """Freeze the CT at a moment when nothing stands in the way of a dump; with *again*, it is tried until there is one.
+
+    Raises:
+        NotDumped: 16: no such moment came within SETTLE_S.
+    """
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        cgroups.freeze(ct)
+        pids = cgroups.pids(ct)
+        pid, why = processes.in_vfork(pids), "waits in vfork(2) for a child that executes nothing"
+        if not pid:
+            pid, why = sockets.credentials_queued(pids), "has always more messages (of a log, say) than it reads"
+        if not pid:
+            return
+        if not again or time.monotonic() > deadline:
+            process = processes.read_process(pid)
+            raise NotDumped(f"Unable to make a dump:\n\t{process.label if process else pid} {why}: try again later")
+        cgroups.thaw(ct)
+        check_interrupt()
+        time.sleep(SETTLE_PAUSE_S)
 
 
 def complete(ct: Container, record: Record, made: Dump) -> None:
