@@ -59,7 +59,7 @@ def new(rig: Rig) -> Iterator[Callable[[int], int]]:
         made.append(ctid)
         name = template("debian-12")
         ok(rig.a, "vzctl", "create", ctid, "--ostemplate", name, "--ipadd", ADDRESS)
-        ok(rig.a, "vzctl", "set", ctid, "--ram", "4G", "--swap", "0", "--save")
+        ok(rig.a, "vzctl", "set", ctid, "--ram", "1500M", "--swap", "0", "--save")
         ok(rig.a, "vzctl", "start", ctid, "--wait")
         inside(rig.a, ctid, WRITER.replace("MEGABYTES", str(megabytes)))
         deadline = time.monotonic() + 60
