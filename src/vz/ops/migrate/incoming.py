@@ -206,6 +206,9 @@ def finish(ct: Container, entry: log.Log, stream: int = -1) -> None:
         if not ct.is_running() and os.path.isdir(path):  # else it has run here, and ended by itself
             restore.check(ct, path, any_id=True)
             restore.adopt_ids(ct, path)
+            if os.path.lexists(f"{path}/images/parent"):
+                # its tasks go through here from one round's memory to the one before; nobody else gets here by its path
+                os.chmod(path, 0o711)
             if lazy and stream < 0:
                 raise VzError("the connection to its memory broke")
             record = restore.load(ct, path, skip_arpdetect=True, lazy_socket=stream)

@@ -120,8 +120,6 @@ def connect(migration: str) -> socket.socket:
 def page_server(dump: str, folder: str, previous: str, sock: int) -> int:
     """Start the criu that writes the memory from *sock* to an empty *folder* of *dump*; return its pid."""
     target = f"{dump}/{folder}"
-    if previous:  # these tasks go through it from one round's folder to another's; nobody else gets at it by its path
-        os.chmod(dump, 0o711)
     store.remove(target)
     os.mkdir(target, 0o755)
     os.chmod(target, 0o755)  # tasks in the CT's user namespace open the images through a descriptor
