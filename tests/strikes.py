@@ -146,30 +146,19 @@ class Rig:
         sound = [before, after, *(self.states[name] for name in case.others)]
         wrong: list[str] = []
         if how not in ("main", "all"):
-            wrong += self.unwound(case, report, out, err, sound, after)
+            wrong += self.unwound(report, out, err, sound, after)
         else:
             wrong += self.mended(case, again, sound, after)
         return [where, *(f"    {line}" for line in wrong)] if wrong else []
 
     def unwound(
-        self,
-        case: Case,
-        report: dict[str, object],
-        out: str,
-        err: str,
-        sound: list[dict[str, str]],
-        after: dict[str, str],
+        self, report: dict[str, object], out: str, err: str, sound: list[dict[str, str]], after: dict[str, str]
     ) -> list[str]:
-        """Check a command that met a failure: done whole, or undone whole with few words (a restart: stopped).
-
-        A destroy that has lost its private area cannot be undone: the next command finishes it.
-        """
+        """Check a command that met a failure: done whole, or undone whole with few words (a restart: stopped)."""
         wrong = []
         if "Traceback" in err:
             wrong += ["a traceback", *err.splitlines()]
         status = report["status"]
-        if status != 0 and case.name == "destroy":
-            self.vz("umount", self.ctid)
         left = settled(self.node, [after] if status == 0 else sound)
         if left:
             wrong += [f"status {status}, and then:", *left, "it said:", *out.splitlines(), *err.splitlines()]
@@ -180,10 +169,9 @@ class Rig:
     def mended(self, case: Case, again: bool, sound: list[dict[str, str]], after: dict[str, str]) -> list[str]:
         """Check that one next command brings a sound state and names what it mended."""
         wrong = []
+        at_work = processes(self.node)
         found = snapshot(self.node)
-        if (
-            case.name == "destroy"
-        ):  # the CT is gone: what a deleter, killed or at work, has not yet come to is no part of it
+        if at_work:  # the deleter of a destroy that was killed: what it is about to remove is nobody's to name
             found = {
                 path: what
                 for path, what in found.items()

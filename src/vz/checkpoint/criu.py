@@ -113,11 +113,11 @@ def run(
 
     *log* is the file that takes what criu says, *freezer* the cgroup that the hook freezes before tasks run.
     *tick* is called now and then; an exception of it fails the next stage.  *passed* is a socket that criu gets as
-    descriptor PASSED.  *afterwards* is called once criu may go on from POST_DUMP: with lazy
-    pages it serves them meanwhile.
+    descriptor PASSED.  *afterwards* is called once criu may go on from POST_DUMP: with lazy pages it serves them
+    meanwhile.
 
     Raises:
-        CriuFailed: it failed by itself.  Whatever *on_stage*, *meanwhile* or *tick* raised, once criu has ended.
+        CriuFailed: it failed by itself.  Whatever *on_stage*, *tick* or *afterwards* raised, once criu has ended.
         FileNotFoundError: there is no such program.
     """
     hook_in, to_hook = os.pipe()

@@ -13,6 +13,7 @@ from vz.checkpoint import criu, store
 from vz.checkpoint.options import criu_program, lazy_pages
 
 READY_S = 30.0
+STALLED_S = 30.0  # so long nothing comes only where nothing will: the other node fetches all the time
 LOG = "lazy-pages.log"
 
 
@@ -38,15 +39,19 @@ def start(path: str, freezer: str, socket: int) -> None:
         time.sleep(0.002)
 
 
-def wait(path: str, tick: object = None) -> None:
+def wait(path: str) -> None:
     """Wait until all memory of the CT has come that was restored from *path*, which may be retired by now.
 
     Raises:
-        NotFetched: the other node, or the way to it, is gone.
+        NotFetched: the other node, or the way to it, is gone, or nothing has come for STALLED_S.
     """
+    seen, since = -1, time.monotonic()
     while criu.stragglers(f"{path}/images"):
-        if callable(tick):
-            tick()
+        size = _said(path)  # it notes each page that it asks for
+        if size != seen:
+            seen, since = size, time.monotonic()
+        elif time.monotonic() > since + STALLED_S:
+            criu.kill_stragglers(f"{path}/images")
         time.sleep(0.02)
     for folder in (path, path + store.GONE):
         for _ in range(50):  # the script writes it after criu's end
@@ -57,3 +62,12 @@ def wait(path: str, tick: object = None) -> None:
             time.sleep(0.02)
     lines = criu.summary(f"{path}{store.GONE}/{LOG}") or criu.summary(f"{path}/{LOG}")
     raise NotFetched("; ".join(lines) or "its memory did not come")
+
+
+def _said(path: str) -> int:
+    for folder in (path, path + store.GONE):
+        try:
+            return os.stat(f"{folder}/{LOG}").st_size
+        except FileNotFoundError:
+            continue
+    return 0

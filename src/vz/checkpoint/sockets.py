@@ -7,6 +7,10 @@ import os
 
 from vz.kernel.process import pidfd_getfd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SO_DOMAIN, SO_PROTOCOL, SO_TYPE, SO_PASSCRED = 39, 38, 3, 16
 TCP_REPAIR, REPAIR_OFF = 19, 0
 IPPROTO_UDPLITE = 136
@@ -16,41 +20,29 @@ DRAIN_LIMIT = 1 << 20
 def end_repair(pids: list[int]) -> int:
     """Take every TCP socket out of repair mode, where a criu that was killed left it; return how many there were."""
     count = 0
-    for pid in pids:
-        for fd in socket_fds(pid):
-            sock = open_socket(pid, fd)
-            if sock is None:
-                continue
-            try:
-                if sock.getsockopt(_socket.SOL_SOCKET, SO_PROTOCOL) == _socket.IPPROTO_TCP:
-                    if sock.getsockopt(_socket.IPPROTO_TCP, TCP_REPAIR):
-                        sock.setsockopt(_socket.IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF)
-                        count += 1
-            except OSError:
-                pass  # a socket without such an option
-            finally:
-                sock.close()
+    for _, sock in _each(pids):
+        try:
+            if sock.getsockopt(_socket.SOL_SOCKET, SO_PROTOCOL) == _socket.IPPROTO_TCP:
+                if sock.getsockopt(_socket.IPPROTO_TCP, TCP_REPAIR):
+                    sock.setsockopt(_socket.IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF)
+                    count += 1
+        except OSError:
+            pass  # a socket without such an option
     return count
 
 
 def drain_netlink(pids: list[int]) -> int:
     """Throw away what nobody has read from netlink sockets, which criu cannot dump; return how many had something."""
     count = 0
-    for pid in pids:
-        for fd in socket_fds(pid):
-            sock = open_socket(pid, fd)
-            if sock is None:
-                continue
-            messages = 0
-            try:
-                while sock.getsockopt(_socket.SOL_SOCKET, SO_DOMAIN) == _socket.AF_NETLINK and messages < DRAIN_LIMIT:
-                    sock.recv(1, _socket.MSG_DONTWAIT)
-                    messages += 1
-            except OSError:
-                pass  # EAGAIN: that was all
-            finally:
-                sock.close()
-            count += messages > 0
+    for _, sock in _each(pids):
+        messages = 0
+        try:
+            while sock.getsockopt(_socket.SOL_SOCKET, SO_DOMAIN) == _socket.AF_NETLINK and messages < DRAIN_LIMIT:
+                sock.recv(1, _socket.MSG_DONTWAIT)
+                messages += 1
+        except OSError:
+            pass  # EAGAIN: that was all
+        count += messages > 0
     return count
 
 
@@ -59,20 +51,27 @@ def credentials_queued(pids: list[int]) -> int:
 
     criu cannot dump such a queue; journald and systemd read theirs within moments.
     """
+    for pid, sock in _each(pids):
+        try:
+            if sock.family == _socket.AF_UNIX and sock.getsockopt(_socket.SOL_SOCKET, SO_PASSCRED):
+                if sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT):
+                    return pid
+        except OSError:
+            pass  # EAGAIN: nothing waits; EINVAL: it listens
+    return 0
+
+
+def _each(pids: list[int]) -> Iterator[tuple[int, _socket.socket]]:
+    """Yield every socket of *pids* with its process; it is closed when the next one is asked for."""
     for pid in pids:
         for fd in socket_fds(pid):
             sock = open_socket(pid, fd)
             if sock is None:
                 continue
             try:
-                if sock.family == _socket.AF_UNIX and sock.getsockopt(_socket.SOL_SOCKET, SO_PASSCRED):
-                    if sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT):
-                        return pid
-            except OSError:
-                pass  # EAGAIN: nothing waits; EINVAL: it listens
+                yield pid, sock
             finally:
                 sock.close()
-    return 0
 
 
 def socket_fds(pid: int) -> list[int]:

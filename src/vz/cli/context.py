@@ -8,6 +8,7 @@ from vz.cli.main import Globals
 from vz.config.nodeconfig import NodeConfig, load_node
 from vz.config.paths import CONF_DIR, STATE
 from vz.container.ct import Container, find, load
+from vz.errors import NoContainerConfig
 from vz.ops import report
 
 TYPE_CHECKING = False
@@ -74,7 +75,13 @@ def _mended(
         done = settle(load(ctid, node, must_exist=False), after_kill=after_kill)
         if wanted and done == wanted and not os.path.exists(f"{CONF_DIR}/{ctid}.conf"):
             return 0
-    ct = load(ctid, node, must_exist=must_exist)
+    try:
+        ct = load(ctid, node, must_exist=must_exist)
+    except NoContainerConfig:
+        from vz.ops.settle import sweep_and_tell
+
+        sweep_and_tell(load(ctid, node, must_exist=False))
+        raise
     ct.mended = settle(ct) or done
     return action(ct) or 0
 

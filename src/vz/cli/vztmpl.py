@@ -56,7 +56,7 @@ def build(node: NodeConfig, names: list[str]) -> int:
             print(f"Template {name} is there already (--force builds it anew)")
             continue
         _progress(f"Building template {name} ...")
-        with _Scratch(node) as scratch:
+        with Scratch(node) as scratch:
             cache = templates.cache_dir(node)
             recipes.build(known[name], f"{cache}/{name}.tar.zst", f"{cache}/{name}.manifest", scratch)
         finish(node, name, "build")
@@ -293,7 +293,7 @@ def remove(node: NodeConfig, argv: list[str]) -> int:
     return ExitCode.OK
 
 
-class _Scratch:
+class Scratch:
     """A scratch directory in the template area, gone at the end of the block."""
 
     def __init__(self, node: NodeConfig) -> None:

@@ -18,6 +18,7 @@ from .netlink import (
     Netlink,
     Request,
     attribute,
+    attribute_list,
     attributes,
     nested,
 )
@@ -32,7 +33,9 @@ IFLA_GROUP, IFLA_NET_NS_FD = 27, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD = 1, 2, 0x02
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC = 1, 4, 5, 7
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_MULTIPATH = 1, 4, 5, 7, 9
+# what the kernel says of a next hop and takes from nobody (EINVAL): dead, offload, link down, unresolved, trap
+RTNH_STATE = 0x1 | 0x8 | 0x10 | 0x20 | 0x40
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 3, 0, 253
 RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST = 1, 2, 3
 NDA_DST, NTF_PROXY, NUD_PERMANENT = 1, 0x08, 0x80
@@ -235,6 +238,35 @@ def mac_bytes(mac: str) -> bytes:
 
 def _name(name: str) -> bytes:
     return attribute(IFLA_IFNAME, os.fsencode(name) + b"\0")
+
+
+def route_without_state(body: bytes, dropped: tuple[int, ...] = ()) -> bytes:
+    """Return the body of a route that the kernel has told so that it takes it back: without the state of its next hops,
+    and without the attributes *dropped*."""
+    head = list(_ROUTE.unpack_from(body))
+    head[8] &= ~RTNH_STATE
+    rest = body[_ROUTE.size :]
+    found = attribute_list(rest)
+    if any(kind in dropped or kind == RTA_MULTIPATH for kind, _ in found):
+        rest = b"".join(
+            attribute(kind, next_hops_without_state(value) if kind == RTA_MULTIPATH else value)
+            for kind, value in found
+            if kind not in dropped
+        )
+    return _ROUTE.pack(*head) + rest
+
+
+def next_hops_without_state(value: bytes) -> bytes:
+    """Return an RTA_MULTIPATH without the state of its next hops (struct rtnexthop: length, flags, hops, index)."""
+    out = bytearray(value)
+    at = 0
+    while at + 8 <= len(out):
+        length = int.from_bytes(out[at : at + 2], "little")
+        if length < 8:
+            break
+        out[at + 2] &= ~RTNH_STATE & 0xFF
+        at += (length + 3) & ~3
+    return bytes(out)
 
 
 def _address(kind: int, flags: int, index: int, address: str) -> Request:

@@ -14,6 +14,7 @@ import struct
 from vz.kernel.namespaces import CLONE_NEWNET, run_in_child, setns
 from vz.kernel.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Netlink, Request, attribute, attribute_list
 from vz.kernel.network import read_sysctl, write_sysctl
+from vz.kernel.rtnetlink import route_without_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ RTM_NEWTCLASS, RTM_GETTCLASS = 40, 42
 RTM_NEWTFILTER, RTM_GETTFILTER = 44, 46
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
 RTM_F_CLONED = 0x200
-# what the kernel says of a next hop and takes from nobody: dead, offload, link down, unresolved, trap
-RTNH_STATE = 0x1 | 0x8 | 0x10 | 0x20 | 0x40
-RTA_CACHEINFO, RTA_MULTIPATH, RTA_TABLE = 12, 9, 15
+RTA_CACHEINFO, RTA_TABLE = 12, 15
 NUD_PERMANENT, NTF_PROXY = 0x80, 0x08
 NDA_DST, NDA_LLADDR = 1, 2
 TCA_KIND, TCA_OPTIONS, TCA_RATE, TCA_STAB, TCA_CHAIN = 1, 2, 5, 8, 11
@@ -162,33 +161,15 @@ def _link_local_modes() -> list[tuple[str, int, bytes]]:
 def _routes(route: Netlink, family: int) -> list[tuple[str, int, bytes]]:
     found = []
     for body in _dump(route, RTM_GETROUTE, _RTMSG.pack(family, *[0] * 8)):
-        fields = list(_RTMSG.unpack_from(body))
+        fields = _RTMSG.unpack_from(body)
         table, flags = fields[4], fields[8]
-        attributes = attribute_list(body[_RTMSG.size :])
-        for kind, value in attributes:
+        for kind, value in attribute_list(body[_RTMSG.size :]):
             if kind == RTA_TABLE:
                 table = int.from_bytes(value, "little")
         if table in (0, RT_TABLE_MAIN, RT_TABLE_LOCAL) or flags & RTM_F_CLONED:
             continue  # criu has the main one, the kernel makes the local one
-        fields[8] = flags & ~RTNH_STATE
-        kept = [
-            (kind, _next_hops(v) if kind == RTA_MULTIPATH else v) for kind, v in attributes if kind != RTA_CACHEINFO
-        ]
-        found.append(("route", RTM_NEWROUTE, _RTMSG.pack(*fields) + _packed(kept)))
+        found.append(("route", RTM_NEWROUTE, route_without_state(body, (RTA_CACHEINFO,))))
     return found
-
-
-def _next_hops(value: bytes) -> bytes:
-    """Return an RTA_MULTIPATH without the state of its next hops (struct rtnexthop: length, flags, hops, index)."""
-    out = bytearray(value)
-    at = 0
-    while at + 8 <= len(out):
-        length = int.from_bytes(out[at : at + 2], "little")
-        if length < 8:
-            break
-        out[at + 2] &= ~RTNH_STATE & 0xFF
-        at += (length + 3) & ~3
-    return bytes(out)
 
 
 def _neighbours(route: Netlink, family: int) -> list[tuple[str, int, bytes]]:

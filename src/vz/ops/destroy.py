@@ -62,31 +62,22 @@ def finish(ct: Container, facts: dict[str, str]) -> None:
     from vz.ops.trash import discard
 
     ctid, private = ct.ctid, facts["private"]
-    base = int(facts.get("id_base") or 0)
+    renamed: list[str] = []
+    what = ""
     try:
-        if os.path.isdir(f"{private.rstrip('/')}.tmp"):
-            discard(f"{private.rstrip('/')}.tmp")
-        if os.path.isdir(private) and not os.path.islink(private):
-            if base:
-                retire(base, ctid)
-            try:
-                discard(private, (base, ctid))
-            except OSError:
-                if base and os.path.lexists(private):
-                    ids.retire(base, ctid, back=True)
-                raise
-        else:  # none, or a link: nothing of ours is left that has the ids
-            remove(private)
-            if base:
-                ids.release(base, ctid)
+        for suffix in ("conf", *ACTION_SUFFIXES):
+            what = f"{CONF_DIR}/{ctid}.{suffix}"
+            if os.path.lexists(what):
+                os.replace(what, f"{what}.destroyed")
+                renamed.append(what)
+        what = private
+        discard_private(ctid, private, int(facts.get("id_base") or 0))
     except OSError as exc:
-        raise VzError(f"Unable to remove {private}: {exc.strerror}", ExitCode.FS_DEL_PRVT) from exc
+        for path in renamed:  # nothing has been lost: it is a CT still
+            os.replace(f"{path}.destroyed", path)
+        raise VzError(f"Unable to remove {what}: {exc.strerror}", ExitCode.FS_DEL_PRVT) from exc
     if facts.get("name"):
         names.remove_link(ctid, facts["name"])
-    for suffix in ("conf", *ACTION_SUFFIXES):
-        path = f"{CONF_DIR}/{ctid}.{suffix}"
-        if os.path.lexists(path):
-            os.replace(path, f"{path}.destroyed")
     for suffix in ("", ".new", ".old", ".gone", ".fail"):  # of vz.checkpoint.store
         dump = facts.get("dump", "") and facts["dump"] + suffix
         if dump and os.path.isdir(dump):
@@ -100,3 +91,24 @@ def finish(ct: Container, facts: dict[str, str]) -> None:
         os.rmdir(facts["root"])
     except OSError:
         pass
+
+
+def discard_private(ctid: int, private: str, base: int) -> None:
+    """Have the private area deleted, with the ids from *base* on (0: none) to be free after that; OSError: it stays."""
+    from vz.ops.trash import discard
+
+    if os.path.isdir(f"{private.rstrip('/')}.tmp"):
+        discard(f"{private.rstrip('/')}.tmp")
+    if os.path.isdir(private) and not os.path.islink(private):
+        if base:
+            retire(base, ctid)
+        try:
+            discard(private, (base, ctid))
+        except OSError:
+            if base and os.path.lexists(private):
+                ids.retire(base, ctid, back=True)
+            raise
+    else:  # none, or a link: nothing of ours is left that has the ids
+        remove(private)
+        if base:
+            ids.release(base, ctid)

@@ -24,7 +24,7 @@ def settle(ct: Container, *, after_kill: bool = False) -> str:
     """
     done = ""
     if after_kill:
-        sweep(ct)
+        sweep_and_tell(ct)
     if journal.read(ct.ctid) is not None:
         from vz.ops.mend import mend
 
@@ -114,8 +114,17 @@ def forget_run(ct: Container) -> None:
     ct.forget_record()
 
 
-def sweep(ct: Container) -> None:
-    """Remove the temporary names that a command killed in the middle of a write leaves beside its files."""
+def sweep_and_tell(ct: Container) -> None:
+    """sweep(), and say so where what has been a CT of this id was not yet deleted whole."""
+    if sweep(ct):
+        say("An earlier destroy of this container was interrupted: clearing what is left of it")
+
+
+def sweep(ct: Container) -> bool:
+    """Remove the temporary names that a command killed in the middle of a write leaves beside its files.
+
+    Returns whether something of a destroyed CT of this id was left, with nobody at work on it.
+    """
     from vz.ops.trash import sweep_leftovers
 
     for path in (
@@ -130,5 +139,4 @@ def sweep(ct: Container) -> None:
             remove(f"{path}.tmp")
         except OSError:
             pass
-    if ct.private:
-        sweep_leftovers(ct.private)
+    return bool(ct.private) and sweep_leftovers(ct.private, ct.ctid)

@@ -48,14 +48,28 @@ def discard(path: str, ids_of: tuple[int, int] | None = None) -> None:
     sweep(folder)
 
 
-def sweep_leftovers(path: str) -> None:
-    """Start a deleter for what a killed one has left beside *path*, if there is anything."""
+def sweep_leftovers(path: str, ctid: int) -> bool:
+    """Start a deleter for what a killed one has left beside *path*; tell whether some of it was CT *ctid*'s."""
     try:
         folder = holder(path)
-        if any(name.startswith(PREFIX) for name in os.listdir(folder)):
-            sweep(folder)
+        found = [name.removeprefix(PREFIX) for name in os.listdir(folder) if name.startswith(PREFIX)]
+        if not found:
+            return False
+        idle = not _is_at_work(folder)
+        sweep(folder)
+        return idle and any(name.split(".")[1:2] == [str(ctid)] for name in found)
     except OSError:
-        pass
+        return False
+
+
+def _is_at_work(folder: str) -> bool:
+    """Tell whether a deleter has the lock."""
+    with open(f"{folder}/rm.lck", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def sweep(folder: str) -> None:

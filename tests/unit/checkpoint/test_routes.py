@@ -7,12 +7,13 @@ from pathlib import Path
 
 from vz.checkpoint import routes
 from vz.kernel.netlink import attribute
+from vz.kernel.rtnetlink import RTA_MULTIPATH
 
 
 def message(flags: int, hop_flags: int, kind: int = routes.RTM_NEWROUTE) -> bytes:
     hops = struct.pack("=HBBi", 16, hop_flags, 0, 3) + attribute(5, bytes(4))
     body = struct.pack("=8BI", 2, 24, 0, 0, 254, 2, 253, 1, flags) + attribute(1, bytes((198, 51, 100, 0)))
-    body += attribute(routes.RTA_MULTIPATH, hops) + attribute(8, b"abc")  # one that needs padding
+    body += attribute(RTA_MULTIPATH, hops) + attribute(8, b"abc")  # one that needs padding
     return struct.pack("=IHHII", 16 + len(body), kind, 2, 7, 9) + body + bytes(-len(body) % 4)
 
 

@@ -133,7 +133,8 @@ def leave(ct: Container, entry: log.Log) -> None:
 
         chkpnt.end_suspended(ct)
         store.remove(facts["path"])
-        store.remove(facts.get("pre") or facts["path"])
+        if facts.get("pre"):
+            store.remove(facts["pre"])
     if ct.record() is not None or ct.is_mounted():
         from vz.disk import layout
         from vz.ops.settle import clear, forget_run

@@ -47,20 +47,9 @@ class Stream:
         """
         import socket
 
-        from vz.kernel.process import TOOL_PATH, which
-
         ours, theirs = socket.socketpair()
-        argv = [*route.ssh_argv(), "--", route.host, f"vzmigrate --pages {migration}"]
-        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1)]
         with theirs:
-            self._pid = os.posix_spawn(
-                which("ssh"),
-                argv,
-                {"PATH": TOOL_PATH, **os.environ},
-                file_actions=actions,
-                setpgroup=0,
-                setsigdef=(_signal.SIGPIPE,),
-            )
+            self._pid = route.start(f"vzmigrate --pages {migration}", theirs.fileno(), theirs.fileno())
         self.socket = ours.detach()
         try:
             self._greet(tick)

@@ -50,6 +50,23 @@ class Route:
             argv += ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.mux}", "-o", "ControlPersist=5"]
         return argv + ["-v"] * (self.verbosity > 3)
 
+    def start(self, command: str, read_fd: int, write_fd: int) -> int:
+        """Run *command* on the other node with these as its standard input and output; return the pid of our ssh.
+
+        Raises:
+            MigrateFailed: there is no ssh (14).
+        """
+        argv = [*self.ssh_argv(), "--", self.host, command]
+        actions = [(os.POSIX_SPAWN_DUP2, read_fd, 0), (os.POSIX_SPAWN_DUP2, write_fd, 1)]
+        env = {"PATH": TOOL_PATH, **os.environ}
+        try:
+            # a group of its own: a terminal's ^C is for us, who then take things back through it
+            return os.posix_spawn(
+                which("ssh"), argv, env, file_actions=actions, setpgroup=0, setsigdef=(_signal.SIGPIPE,)
+            )
+        except FileNotFoundError:
+            raise MigrateFailed("ssh is needed: install openssh-client", NOT_RUNNING) from None
+
     def rsync_argv(self, *options: str) -> list[str]:
         """Return rsync, how it is to call ssh, and options for copying a tree as it is."""
         argv = [
@@ -79,16 +96,8 @@ class Helper:
         self.route = route
         ours_read, theirs_write = os.pipe()
         theirs_read, ours_write = os.pipe()
-        argv = [*route.ssh_argv(), "--", route.host, HELPER + " -v" * route.verbosity]
-        actions = [(os.POSIX_SPAWN_DUP2, theirs_read, 0), (os.POSIX_SPAWN_DUP2, theirs_write, 1)]
-        env = {"PATH": TOOL_PATH, **os.environ}
         try:
-            # a group of its own: a terminal's ^C is for us, who then take things back through it
-            self._pid = os.posix_spawn(
-                which("ssh"), argv, env, file_actions=actions, setpgroup=0, setsigdef=(_signal.SIGPIPE,)
-            )
-        except FileNotFoundError:
-            raise MigrateFailed("ssh is needed: install openssh-client", NOT_RUNNING) from None
+            self._pid = route.start(HELPER + " -v" * route.verbosity, theirs_read, theirs_write)
         finally:
             os.close(theirs_read)
             os.close(theirs_write)
