@@ -189,6 +189,13 @@ def left_at_last(node: Node, ctid: int) -> list[str]:
     return found
 
 
+def rest(node: Node, ctid: int) -> list[str]:
+    """Return what is left of a CT that has moved away from *node*, or did not come, once a deleter has had its time."""
+    dumps = [n for n in os.listdir(node.path("/vz/dump")) if f".{ctid}" in n and not n.endswith(".fail")]
+    streams = [n for n in os.listdir(node.path("/run/vz")) if n.startswith("pages-")]
+    return left_at_last(node, ctid) + dumps + streams
+
+
 def leftovers(node: Node, ctid: int) -> list[str]:
     """Return what is still there of a CT that was destroyed."""
     found = []

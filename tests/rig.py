@@ -219,6 +219,24 @@ mount -t tmpfs -o mode=755 vz-node /dev/vz
         return node.run(*self.migrate_argv(node, *words), timeout=timeout)
 
 
+def ok(node: Node, *words: object, stdin: str = "") -> str:
+    done = node.run(*(str(word) for word in words), stdin=stdin)
+    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def inside(node: Node, ctid: int, script: str) -> str:
+    return ok(node, "vzctl", "exec2", ctid, "-", stdin=script)
+
+
+def status(node: Node, ctid: int) -> str:
+    return " ".join(ok(node, "vzctl", "status", ctid).split()[2:])
+
+
+GONE = "deleted unmounted down"
+RUNNING, MOUNTED, STOPPED = "exist mounted running", "exist mounted down", "exist unmounted down"
+
+
 def _keygen(path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
 

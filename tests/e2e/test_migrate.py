@@ -9,29 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from conftest import BUSYBOX, left_at_last, template
-from rig import Rig
+from rig import GONE, MOUNTED, RUNNING, STOPPED, Rig, inside, ok, status
 from testnode import Node, programs
 
 _ids = itertools.count(7001)
 ADDRESS = "192.0.2.{}"
-
-
-def ok(node: Node, *words: object, stdin: str = "") -> str:
-    done = node.run(*(str(word) for word in words), stdin=stdin)
-    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def inside(node: Node, ctid: int, script: str) -> str:
-    return ok(node, "vzctl", "exec2", ctid, "-", stdin=script)
-
-
-def status(node: Node, ctid: int) -> str:
-    return " ".join(ok(node, "vzctl", "status", ctid).split()[2:])
-
-
-GONE = "deleted unmounted down"
-RUNNING, MOUNTED, STOPPED = "exist mounted running", "exist mounted down", "exist unmounted down"
 
 
 @pytest.fixture

@@ -14,18 +14,12 @@ import pytest
 
 import vz.ops.migrate.serve
 from conftest import BUSYBOX, left_at_last
-from rig import Rig
+from rig import Rig, ok
 from testnode import TREE, Node, programs
 
 _ids = itertools.count(6501)
 ADDRESS, ADDRESS6 = "192.0.2.46", "2001:db8::46"
 SUBSTITUTE = "/vz/substitute"
-
-
-def ok(node: Node, *words: object) -> str:
-    done = node.run(*(str(word) for word in words))
-    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUSYBOX, SOAK, leftovers, template
-from rig import Rig, processes
+from conftest import BUSYBOX, SOAK, rest, template
+from rig import GONE, RUNNING, Rig, inside, ok, processes, status
 from testnode import Node
 
 _ids = itertools.count(8001)
@@ -56,23 +56,6 @@ while not select.select([sys.stdin], [], [], 0.01)[0]:
     longest = max(longest, time.monotonic() - begun)
 print(count, round(longest, 2), flush=True)
 """
-
-
-def ok(node: Node, *words: object, stdin: str = "") -> str:
-    done = node.run(*(str(word) for word in words), stdin=stdin)
-    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def inside(node: Node, ctid: int, script: str) -> str:
-    return ok(node, "vzctl", "exec2", ctid, "-", stdin=script)
-
-
-def status(node: Node, ctid: int) -> str:
-    return " ".join(ok(node, "vzctl", "status", ctid).split()[2:])
-
-
-GONE, RUNNING = "deleted unmounted down", "exist mounted running"
 
 
 class Talk:
@@ -129,17 +112,6 @@ def new(rig: Rig) -> Iterator[Callable[..., int]]:
             for words in (("stop", ctid, "--fast"), ("umount", ctid), ("destroy", ctid)):
                 node.run("vzctl", *(str(word) for word in words))
             node.run("sh", "-c", f"rm -f /etc/vz/conf/{ctid}.*")
-
-
-def rest(node: Node, ctid: int) -> list[str]:
-    """Return what is left of the CT, or of its way, on *node*, once the background deleter has had its time."""
-    deadline = time.monotonic() + 30
-    while True:
-        dumps = [n for n in os.listdir(node.path("/vz/dump")) if f".{ctid}" in n and not n.endswith(".fail")]
-        found = leftovers(node, ctid) + dumps
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.05)
 
 
 @pytest.mark.timeout(1800 if SOAK else 300)

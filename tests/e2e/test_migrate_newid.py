@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from test_migrate_live import ADDRESS, GONE, RUNNING, SERVER, Talk, inside, ok, rest, status
+from test_migrate_live import ADDRESS, SERVER, Talk
 
-from conftest import BUSYBOX, SOAK, cgroup_dirs, template
-from rig import Rig
+from conftest import BUSYBOX, SOAK, cgroup_dirs, rest, template
+from rig import GONE, RUNNING, Rig, inside, ok, status
 from testnode import Node
 
 _ids = itertools.count(8601)
