@@ -83,7 +83,6 @@ SKIPPED = dict.fromkeys(
         "test_uplink.py",
         "test_surroundings.py",
         # boots of whole systems
-        "test_kill.py",
         "test_a_system_that_nobody_uses_is_idle",
         "test_a_careful_admins_umask_stays_outside",
         "test_wait_says_what_it_waits_for",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # the longest that a source is silent: one that copies for hours says now and then that it is there
 SILENCE_S = 900.0
+LAZY_SILENCE_S = 10.0
 TAKEN_PATIENCE_S = 60.0
 
 
@@ -54,7 +55,7 @@ class Server:
         self.channel.write(GREETING + b"\n")
         try:
             while True:
-                request, data = self.channel.receive(SILENCE_S, check_interrupt)
+                request, data = self.channel.receive(self.patience_s(), check_interrupt)
                 handler = HANDLERS.get(request.get("do"))
                 if handler is None:
                     self.channel.send({"error": f"this node's vz does not know {request.get('do')!r}", "code": 17})
@@ -72,6 +73,12 @@ class Server:
             pass
         finally:
             self.leave()
+
+    def patience_s(self) -> float:
+        """Return for how long the source may be silent now."""
+        # its memory does not come without the source: the CT must not stand still for longer than is needed to see that
+        lazy = self.entry is not None and self.entry.stage == log.MINE and self.stream is not None
+        return LAZY_SILENCE_S if lazy else SILENCE_S
 
     def leave(self) -> None:
         """End the session: what came and was not taken goes, what was taken and not yet settled is settled."""
