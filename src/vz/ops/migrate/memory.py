@@ -34,7 +34,7 @@ SHRINKS = 0.7  # a round that is not this much smaller than the one before is th
 PIPE_BYTES = 64 << 20
 PRE = ".pre"  # beside a dump's path: what the rounds leave here
 PROBE_BYTES = 8 << 20
-# what a freeze of a Debian CT costs whatever its memory, and what criu dumps and restores in a second without a network:
+# what a freeze of a Debian CT costs whatever its memory, and what criu dumps and restores in a second by itself:
 # measured on two quiet cores (docs/migration.md); a foresight, not a promise
 FIXED_S, CRIU_BYTES_S = 0.7, 800e6
 
