@@ -43,13 +43,20 @@ class Pair:
             self.sock.bind(("eth0", 0))
         self.seen = Sniffer(self.victim, "eth0")
         self.number = 0
+        # the bridge learns of a carrier a moment after the interface is up, and drops frames until then
+        assert wait_until(lambda: self.mark() and self.seen.wait(lambda found: b"mark" in found, 0.2))
+
+    def mark(self) -> bytes:
+        """Send a harmless frame; return what it is known by."""
+        self.number += 1
+        mark = b"mark" + self.number.to_bytes(4, "big")
+        self.sock.send((b"\xff" * 6 + OWN + b"\x88\xb5" + mark).ljust(60, b"\0"))
+        return mark
 
     def arrives(self, frame: bytes) -> bool:
         """Tell whether *frame* arrives; a harmless one that is sent after it says when to stop waiting."""
-        self.number += 1
-        mark = b"mark" + self.number.to_bytes(4, "big")
         self.sock.send(frame)
-        self.sock.send((b"\xff" * 6 + OWN + b"\x88\xb5" + mark).ljust(60, b"\0"))
+        mark = self.mark()
         arrived = self.seen.wait(lambda found: found[: len(frame)] == frame or mark in found)
         assert arrived is not None, "not even the harmless one"
         if mark in arrived:

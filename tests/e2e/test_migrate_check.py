@@ -166,7 +166,7 @@ def test_what_may_be_ignored(rig: Rig, ct: int) -> None:
 def test_clocks_that_differ_are_a_warning(
     rig: Rig, ct: int, check: Callable[[], subprocess.CompletedProcess[str]]
 ) -> None:
-    source = Path(vz.ops.migrate.serve.__file__)
+    source = Path(vz.ops.migrate.serve.__file__).resolve()
     text = source.read_text()
     slow = text.replace('{"time": time.time()}', '{"time": time.time() - 100}')
     assert slow != text
