@@ -146,16 +146,15 @@ def test_extension_headers_hide_nothing(pair: Pair) -> None:
 
 def test_the_filter_ends_and_begins_with_mac_filter(vz: Vz, node: Node, br7: str, new_ct: NewCt) -> None:
     attacker = new_ct("--netif_add", f"eth0,{OWN.hex(':')},,,{br7}")
-    both = Pair(node, attacker, new_ct("--netif_add", f"eth0,{FOREIGN.hex(':')},,,{br7}"))
+    victim = new_ct("--netif_add", f"eth0,{FOREIGN.hex(':')},,,{br7}")
+    both = Pair(node, attacker, victim)
     try:
         vz.sh(attacker, "ip addr add 203.0.113.1/24 dev eth0")
         vz.ok("set", attacker, "--ifname", "eth0", "--mac_filter", "off", "--save")
         assert [name for name, frame in FORGED.items() if not both.arrives(frame)] == []
         assert "203.0.113.1" in vz.sh(attacker, "ip addr show eth0"), "the interface is the same one"
         vz.ok("restart", attacker, "--fast")
-        again = Pair(node, attacker, attacker)
-        again.seen.close()
-        again.seen = Sniffer(both.victim, "eth0")
+        again = Pair(node, attacker, victim)
         assert again.arrives(FORGED["advertisement for a neighbour"]), "off is off after a restart"
         vz.ok("set", attacker, "--ifname", "eth0", "--mac_filter", "on", "--save")
         assert not again.arrives(FORGED["advertisement for a neighbour"])
