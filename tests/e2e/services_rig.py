@@ -273,13 +273,17 @@ class Udp:
         with netns.entered():
             self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.connect((address, UDP))
-        self.sock.settimeout(10)
+        self.sock.settimeout(WAIT_S)
         self.count = 0
 
     def check(self) -> None:
         self.count += 1
         self.sock.send(b"question")
-        assert self.sock.recv(1500) == b"%d question" % self.count
+        try:
+            answer = self.sock.recv(1500)
+        except TimeoutError:
+            raise AssertionError(f"no answer to datagram {self.count}") from None
+        assert answer == b"%d question" % self.count, (answer, self.count)
 
     def close(self) -> None:
         self.sock.close()

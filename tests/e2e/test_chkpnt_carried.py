@@ -14,7 +14,8 @@ import pytest
 from chkpnt_rig import cycle
 
 from conftest import Vz, template
-from netns import Netns, Sniffer
+from netns import Netns, Sniffer, wait_until
+from probes import give
 from vz.net.neighbours import ARP_REQUEST, Arp
 
 CASES = [Path(__file__).with_name(name) for name in ("chkpnt_cases.py", "chkpnt_rows.py")]
@@ -38,6 +39,23 @@ def test_everything_that_is_carried(vz: Vz, new_ct, layout: str) -> None:  # typ
     wait_for(vz, ctid, names, "result")
     results = {name: vz.ok("exec", ctid, f"cat /var/tmp/cases/{name}.result") for name in names}
     assert {name: text for name, text in results.items() if text != "ok"} == {}
+
+
+def test_a_poll_with_a_timeout(vz: Vz, ct: int) -> None:
+    """Programs such as mariadbd take EINTR, which criu would have it return, for the end of a connection."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("needs x86_64: elsewhere it is EINTR")
+    probe = give(vz, ct, "pollwait")
+    vz.sh(ct, f"mkfifo /root/fifo; setsid {probe} /root/fifo </dev/null >/root/result 2>&1 &")
+    polling = "grep -lE '^(7|219) ' /proc/$(pidof pollwait)/task/*/syscall"
+    assert wait_until(lambda: vz("exec", ct, polling).returncode == 0)
+    cycle(vz, ct)
+    vz.ok("chkpnt", ct, "--suspend")  # from here on it is in restart_syscall(2)
+    vz.ok("chkpnt", ct, "--resume")
+    cycle(vz, ct)
+    assert vz("exec", ct, f"cat /root/result; {polling}").stdout.startswith("/proc/")
+    vz.sh(ct, "echo x > /root/fifo")
+    assert wait_until(lambda: vz("exec", ct, "cat /root/result").stdout == "1 0\n")
 
 
 def wait_for(vz: Vz, ctid: int, names: list[str], suffix: str) -> None:

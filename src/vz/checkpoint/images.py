@@ -31,6 +31,11 @@ CGROUP_SETS, CGROUP_CONTROLLERS = 1, 2
 SET_MEMBERS, MEMBER_PATH, MEMBER_PREFIX = 2, 2, 3
 CONTROLLER_DIRS, DIR_NAME = 2, 1
 STATS_DUMP, DUMP_PAGES_WRITTEN = 1, 7
+# core_entry, thread_info_x86, user_x86_regs_entry
+CORE_MACHINE, CORE_X86, X86_REGS = 1, 2, 2
+REGS_AX, REGS_ORIG_AX, REGS_IP = 11, 16, 17
+MACHINE_X86_64, NR_POLL, NR_RESTART_SYSCALL, SYSCALL_BYTES = 1, 7, 219, 2
+MINUS_EINTR = (1 << 64) - 4
 
 
 class BadImage(Exception):
@@ -74,6 +79,42 @@ def fix_executables(folder: str) -> int:
     for path, data in changed:
         write_atomically(path, data, MODE, durable=False)
     return len(changed)
+
+
+def restart_polls(folder: str, continued: Callable[[int, int], int]) -> int:
+    """Let threads that a dump interrupted in poll(2) with a timeout call it again; return how many.
+
+    The kernel would go on with the rest of the time; criu has no way to, and makes it EINTR (compel's get_task_regs).
+    Nobody expects that without a signal: mariadbd ends a connection after ten of them.  The whole time begins anew.
+    Other calls of this kind (nanosleep, futex) say how much is left, or their callers try again.  A thread that was
+    frozen before is in restart_syscall(2): *continued* says of a tid inside and its instruction pointer which call that
+    goes on with.  On x86_64 only: arm64 keeps no copy of the first argument.
+    """
+    count = 0
+    mark = field(REGS_AX, VARINT, MINUS_EINTR)
+    for name in os.listdir(folder):
+        if not (name.startswith("core-") and name.endswith(".img")):
+            continue
+        data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
+        if mark not in data:  # most of them
+            continue
+        core = _records(data, name)[0]
+        info = _first(core, CORE_X86)
+        regs = _first(info, X86_REGS) if isinstance(info, bytes) else None
+        if _first(core, CORE_MACHINE) != MACHINE_X86_64 or not isinstance(info, bytes) or not isinstance(regs, bytes):
+            continue
+        ip, call = _first(regs, REGS_IP), _first(regs, REGS_ORIG_AX)
+        if _first(regs, REGS_AX) != MINUS_EINTR or not isinstance(ip, int):
+            continue
+        if call == NR_RESTART_SYSCALL:
+            call = continued(int(name[len("core-") : -len(".img")]), ip)
+        if call != NR_POLL:
+            continue
+        regs = with_varint(with_varint(regs, REGS_AX, NR_POLL), REGS_IP, ip - SYSCALL_BYTES)
+        core = with_bytes(core, CORE_X86, with_bytes(info, X86_REGS, regs))
+        write_atomically(f"{folder}/{name}", data[:HEAD] + _record(core), MODE, durable=False)
+        count += 1
+    return count
 
 
 def move_ids(folder: str, old: int, new: int, count: int) -> None:

@@ -89,6 +89,47 @@ def in_vfork(pids: list[int]) -> int:
     return 0
 
 
+class Calls:
+    """Which system call the code of a stopped thread makes, for threads of *pids* by their tid inside the CT."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids = pids
+        self.threads: dict[int, int] = {}
+
+    def before(self, tid: int, ip: int) -> int:
+        """Return the number that the instructions before address *ip* of thread *tid* call with; 0: not to be seen.
+
+        As glibc's wrappers have it: "mov $NUMBER, %eax; syscall".
+        """
+        if not self.threads:
+            self.threads = _threads(self.pids)
+        try:
+            fd = os.open(f"/proc/{self.threads.get(tid, 0)}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return 0
+        try:
+            code = os.pread(fd, 7, ip - 7)
+        except OSError:
+            return 0
+        finally:
+            os.close(fd)
+        return int.from_bytes(code[1:5], "little") if code[:1] == b"\xb8" and code[5:] == b"\x0f\x05" else 0
+
+
+def _threads(pids: list[int]) -> dict[int, int]:
+    """Return {tid inside: tid on the node} of all threads of *pids*."""
+    found = {}
+    for pid in pids:
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                process = read_process(int(thread))
+                if process is not None:
+                    found[process.inner] = int(thread)
+        except OSError:
+            continue  # it has ended
+    return found
+
+
 def outsiders(table: dict[int, Process], init_pid: int) -> list[Process]:
     """Return the processes that do not descend from init: entered from the node, they would be lost."""
     inside = {init_pid}

@@ -276,6 +276,7 @@ def complete(ct: Container, record: Record, made: Dump) -> None:
     """Finish the dump while criu holds the CT: fix, add our own files, sync, and give it its name."""
     folder = made.path + store.NEW
     images.fix_executables(f"{folder}/images")
+    images.restart_polls(f"{folder}/images", processes.Calls(cgroups.pids(ct)).before)
     store.write(folder, "record", record.text())
     store.write(folder, "cgroups", "".join(f"{line}\n" for line in tree.save(ct)))
     store.write(folder, "conf", ct.conf.conf.dump() if ct.conf.conf is not None else b"")
