@@ -229,8 +229,11 @@ class Sql(Worker):
     def _ask(self, which: int, statement: str) -> str:
         stdin, stdout = self.processes[which].stdin, self.processes[which].stdout
         assert stdin is not None and stdout is not None
-        stdin.write(f"{statement}\n".encode())
-        stdin.flush()
+        try:
+            stdin.write(f"{statement}\n".encode())
+            stdin.flush()
+        except BrokenPipeError:
+            raise AssertionError(stdout.read().decode("utf-8", "replace")) from None
         return stdout.readline().decode().strip()
 
     def turn(self) -> None:

@@ -42,7 +42,7 @@ printf '{UNIT % UDP}' > /etc/systemd/system/udp-echo.service
 systemctl daemon-reload
 systemctl start udp-echo
 systemd-run -q --unit=seconds --on-active=1 --on-unit-active=1 --timer-property=AccuracySec=100ms -p StartLimitIntervalSec=0 sh -c 'date >> /root/seconds'
-ss -Hlnt sport = 3306 | grep -qF -e '*:' -e 0.0.0.0: || systemctl restart mariadb
+ss -Hlnt sport = 3306 | grep -qF -e '*:3306' -e 0.0.0.0:3306 || systemctl restart mariadb
 sha256sum /var/www/html/big
 """
 SYSVINIT = f"""
@@ -149,7 +149,8 @@ class Clients:
         self.udp.check()
         self.checks += 1
         self.terminal.type(f"oline {self.checks}\x1b")
-        self.terminal.wait_for(f"line {self.checks}".encode())
+        lines = f"- /root/file [Modified] {self.checks + 1}/{self.checks + 1} 100%"  # of busybox's, which draws what differs
+        self.terminal.wait_for((lines if self.kind == "busybox" else f"line {self.checks}").encode())
         for worker in self.workers:
             worker.check()
         if self.systemd:
