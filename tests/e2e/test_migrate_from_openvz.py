@@ -173,6 +173,6 @@ def test_the_init_script(rig: Rig) -> None:
     done = rig.b.run("/etc/init.d/vz", "status")
     conf.write_text(text)
     assert (done.returncode, done.stdout) == (3, "OpenVZ is stopped.\n")
-    for words in (["start"], []):
+    for words in (["reload"], []):
         done = rig.b.run("/etc/init.d/vz", *words)
-        assert (done.returncode, done.stderr) == (2, "Usage: /etc/init.d/vz status\n")
+        assert (done.returncode, done.stderr) == (2, "Usage: /etc/init.d/vz start | stop | restart | status\n")

@@ -63,6 +63,9 @@ SKIPPED = dict.fromkeys(
         "test_startup.py",
         "test_stored_forms.py",
         "test_templates.py",
+        # the node daemon, boot and shutdown of the node
+        "test_booting.py",
+        "test_eventd.py",
         # terminals and scripts
         "test_action_scripts.py",
         "test_distscripts.py",

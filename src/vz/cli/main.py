@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from vz.cli.table import PROGRAMS, VERBS
+from vz.cli.table import PROGRAMS, STARTING, VERBS
+from vz.config.paths import EVENTD
 from vz.errors import BadSyntax, ExitCode, VzError, exit_code
 
 TYPE_CHECKING = False
@@ -32,10 +33,16 @@ class Globals:
 
 def main(program: str) -> None:
     """Run the command *program* (the name it was called by) on sys.argv; never returns."""
-    status: int = ExitCode.SYSTEM_ERROR
     argv = sys.argv[1:]
     os.umask(0o022)  # whatever the caller's is: what we make for a CT is to be usable by all of its users
     open_streams()
+    status = answer(program, argv)
+    os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
+
+
+def answer(program: str, argv: list[str]) -> int:
+    """Run the command *program* with *argv*, say what fails, and return its exit status."""
+    status: int = ExitCode.SYSTEM_ERROR
     try:
         status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
     except VzError as exc:
@@ -59,7 +66,7 @@ def main(program: str) -> None:
             stream.flush()
         except (AttributeError, OSError, ValueError):  # it was closed when we started, or nobody reads it any more
             pass
-    os._exit(status)  # nothing of ours is left to clean up; the interpreter's own farewell costs milliseconds
+    return status
 
 
 def open_streams() -> None:
@@ -100,6 +107,7 @@ def load(module: str) -> Any:
 def vzctl(argv: list[str]) -> int:
     """vzctl [--quiet] [--verbose …] [--skiplock] COMMAND CTID|NAME [args]"""
     options = Globals("vzctl")
+    words = list(argv)
     while argv and argv[0].startswith("--"):
         word = argv.pop(0)
         if word == "--quiet":
@@ -135,6 +143,12 @@ def vzctl(argv: list[str]) -> int:
         raise VzError("CTID is missing: vzctl COMMAND CTID|NAME [options]", ExitCode.INVALID_PARAMETER_VALUE)
     if os.geteuid() != 0:  # others would see neither lock nor state, and take a running CT for a stopped one
         raise VzError(f"vzctl {verb}: this needs root", ExitCode.NO_ACCES)
+    if (verb in STARTING or (verb == "set" and "--setmode" in argv)) and os.path.exists(EVENTD):
+        from vz.node.asking import ask
+
+        done = ask(words)
+        if done is not None:
+            return done
     status: int = load(module).run(argv, options)
     return status
 

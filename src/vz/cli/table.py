@@ -20,6 +20,7 @@ PROGRAMS = {
     "arpsend": "arpsend",
     "ndsend": "ndsend",
     "vzmigrate": "vzmigrate",
+    "vzeventd": "vzeventd",
 }
 
 VERBS = {
@@ -45,6 +46,9 @@ VERBS = {
     "resume": "restore",
     "check": "check",
 }
+
+# verbs that start an init: the node daemon runs them where there is one, to be its parent
+STARTING = frozenset(("start", "restart", "restore", "resume"))
 
 _PLOOP = "snapshots and images come with the ploop layout"
 _QUOTA = "disk quota comes with a later one"

@@ -8,7 +8,7 @@ from vz.errors import InvalidConfig, NoGlobalConfig
 
 # Each key of the node's own: what counts where vz.conf says nothing, and what it is (vz.conf(5) is made from this).
 NODE_KEYS: tuple[tuple[str, str, str], ...] = (
-    ("VIRTUOZZO", "yes", "Whether the boot service starts containers at all (yes|no)."),
+    ("VIRTUOZZO", "yes", "Whether vzeventd --boot starts containers at all (yes|no)."),
     ("LOCKDIR", "/vz/lock", "Directory of the lock files, one per container."),
     ("DUMPDIR", "/vz/dump", "Directory of checkpoint images."),
     ("TEMPLATE", "/vz/template", "Directory of OS templates; their archives are in its cache subdirectory."),
@@ -34,14 +34,14 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ),
     ("VE_ROUTE_SRC_DEV", "", "Device whose address the node uses when it speaks to containers (IPv4)."),
     ("FORCE_ROUTE", "", "Replace another route that the node has to just this address, instead of failing (yes|no)."),
-    ("VE_STOP_MODE", "suspend", "What the boot service does with running containers at shutdown (suspend|stop)."),
-    ("VE_PARALLEL", "", "How many containers the boot service starts or stops at once."),
+    ("VE_STOP_MODE", "suspend", "What vzeventd --shutdown does with running containers (suspend|stop)."),
+    ("VE_PARALLEL", "", "How many containers vzeventd starts or stops at once; unset: as many as there are CPUs."),
     ("VE0CPUUNITS", "1000", "CPU weight of the host itself."),
     ("TEMPLATE_MAX_SIZE", "", "Largest size of an unpacked template, in bytes; an archive beyond it is refused."),
     ("TEMPLATE_MAX_FILES", "", "Largest number of files in a template."),
 )
 # those of them that nothing reads yet
-IDLE_KEYS = frozenset("VIRTUOZZO LOG_LEVEL VE_STOP_MODE VE_PARALLEL VE0CPUUNITS LOCAL_GID".split())
+IDLE_KEYS = frozenset("LOG_LEVEL VE0CPUUNITS LOCAL_GID".split())
 # keys of files that OpenVZ shipped; nothing here needs them
 OLD_KEYS = frozenset(
     "VZFASTBOOT MODULES_DISABLED IPTABLES_MODULES VZWDOG CONFIG_CUSTOMIZED SKIP_SYSCTL_SETUP IP6TABLES".split()

@@ -9,3 +9,4 @@ NAMES_DIR = f"{ETC}/names"
 DISTS_DIR = f"{ETC}/dists"
 RUN = "/run/vz"
 STATE = "/var/lib/vzctl"
+EVENTD = f"{RUN}/eventd"  # the node daemon's socket

@@ -5,10 +5,11 @@ from __future__ import annotations
 import _signal
 import os
 
+from vz.config.paths import STATE
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
 from vz.kernel import handover
-from vz.kernel.files import read_text
+from vz.kernel.files import read_text, remove
 from vz.kernel.process import close_from, pidfd_send_signal, wait_pidfd
 from vz.ops import journal, mount, scripts
 from vz.ops.join import HELPER_PATH, open_init, spawn_in_ct
@@ -35,6 +36,7 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False, operat
         ScriptFailed: the .stop script (79), the CT is left running.
         VzError: it cannot be killed (33), its root cannot be unmounted (51).
     """
+    remove(f"{STATE}/vzreboot/{ct.ctid}")  # what is stopped now is not to be started again
     try:
         record, pidfd = open_init(ct)
     except NotRunning:

@@ -26,8 +26,8 @@ LEVELS = {
     "guest": 4,
     "checkpoint": 4,
     "ops": 5,
-    "cli": 6,
     "node": 6,
+    "cli": 7,
 }
 NEVER = frozenset(("argparse", "asyncio", "dataclasses", "http", "logging", "pyroute2", "requests", "typing"))
 
