@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -228,6 +229,53 @@ def test_uninstall_leaves_containers_running(host: Host) -> None:
     assert host.ok("vzctl", "status", "101") == "CTID 101 exist mounted running\n"
     host.ok("vzctl", "stop", "101", "--fast")
     host.ok("vzctl", "destroy", "101")
+
+
+def test_a_running_daemon_becomes_the_new_version(host: Host) -> None:
+    """As the same process, which its containers have for a parent; by itself, at the next thing that happens."""
+    template("busybox")
+    host.install()
+    adopt(host)
+    host.ok("vzctl", "create", "101", "--ostemplate", BUSYBOX)
+    conf = host.path("/etc/vz/vz.conf")
+    conf.write_text(conf.read_text().replace("/var/log/vzctl.log", "/var/lib/vzctl/vzctl.log"))
+    host.ok("vzeventd")
+    pid = host.path("/run/vz/eventd.pid").read_text().strip()
+    host.ok("vzctl", "start", "101")
+    table = Path(host.clone, "src/vz/node/daemon.py")
+    table.write_text(table.read_text().replace('"Watching ', '"The new one: watching '))
+    host.install()
+    host.ok("vzctl", "restart", "101", "--fast")
+    assert (
+        "The new one: watching 1 running container(s), 1 of them own children"
+        in host.path("/var/lib/vzctl/vzctl.log").read_text()
+    )
+    assert host.path("/run/vz/eventd.pid").read_text().strip() == pid
+    init = host.path("/var/lib/vzctl/vepid/101").read_text().strip()
+    assert f"\nPPid:\t{pid}\n" in Path(f"/proc/{init}/status").read_text()
+    assert host.make("uninstall").returncode == 0
+    os.kill(int(pid), signal.SIGHUP)  # it has nothing to become
+    host.install()
+    assert host.ok("vzctl", "status", "101") == "CTID 101 exist mounted running\n"
+    host.ok("vzctl", "restart", "101", "--fast")
+    assert host.path("/run/vz/eventd.pid").read_text().strip() == pid
+    os.kill(int(pid), signal.SIGTERM)
+    host.ok("vzctl", "stop", "101", "--fast")
+    host.ok("vzctl", "destroy", "101")
+
+
+@pytest.mark.parametrize("prefix", ["/usr/local", "/usr/local/one two"])
+def test_units_name_the_installed_program(host: Host, prefix: str) -> None:
+    host.install(f"PREFIX={prefix}")
+    units = [host.path(f"{prefix}/lib/systemd/system/{name}") for name in ("vz.service", "vzeventd.service")]
+    for unit in units:
+        assert "@PREFIX@" not in unit.read_text()
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    done = host.run(
+        "systemd-analyze", "verify", "--man=no", *(f"{prefix}/lib/systemd/system/{unit.name}" for unit in units)
+    )
+    assert [line for line in done.stderr.splitlines() if "vz" in line] == []
 
 
 @pytest.mark.parametrize("name", ["sbin/vzlist", "share/man/man8/vzctl.8", "lib/vz/vz/theirs.py"])

@@ -183,11 +183,9 @@ def boot(node: NodeConfig, run_command: RunCommand) -> int:
 
 def shut_down(node: NodeConfig, run_command: RunCommand, limit_s: float) -> int:
     """Suspend or stop all that runs, and kill what still does after *limit_s*; 1 when something runs even then."""
-    running = sorted(
-        (int(name) for name in os.listdir(RUN) if name.isascii() and name.isdigit() and is_running(int(name))),
-        key=order,
-        reverse=True,
-    )
+    names = os.listdir(RUN) if os.path.isdir(RUN) else []
+    ids = [int(name) for name in names if name.isascii() and name.isdigit()]
+    running = sorted((ctid for ctid in ids if is_running(ctid)), key=order, reverse=True)
     suspend = node.text("VE_STOP_MODE").lower() == "suspend"
     if suspend and running and not _can_suspend():
         warn("VE_STOP_MODE is suspend, but criu is not installed: containers are stopped")

@@ -100,7 +100,7 @@ class Daemon:
         self.poll = select.epoll()
         self.poll.register(wake, select.EPOLLIN)
         self.poll.register(self.socket.fileno(), select.EPOLLIN)
-        self.watcher = Watcher(self.poll, self.ended)
+        self.watcher = Watcher(self.poll, self.ended, self.tell)
 
     def run(self) -> None:
         """Watch until asked to stop."""
@@ -114,7 +114,7 @@ class Daemon:
         while not self.stop:
             self.act()
             for fd, _ in self.poll.poll(self.timeout_s()):
-                if self.stamp != asking.stamp():
+                if self.is_old():
                     self.become_new()
                 if fd == self.wake_fd:
                     self.signalled()
@@ -265,9 +265,19 @@ class Daemon:
         elif os.WIFSIGNALED(status):
             self.tell(ended.ctid, f"What looked after it was killed by signal {os.WTERMSIG(status)}")
 
+    def is_old(self) -> bool:
+        """Tell whether another version has been installed."""
+        try:
+            return self.stamp != asking.stamp()
+        except OSError:  # it is being installed, or was removed
+            return False
+
     def become_new(self) -> None:
         """Become the program as it is installed now; the children stay ours, what has ended is waited for then."""
         assert self.socket is not None
+        if not os.access(self.program, os.X_OK):
+            self.tell(0, f"Unable to become the new version: there is no {self.program}")
+            return
         for fd in (self.lock_fd, self.socket.fileno()):
             os.set_inheritable(fd, True)
         os.environ[CARRIED] = f"{self.lock_fd} {self.socket.fileno()}"
@@ -279,7 +289,6 @@ class Daemon:
             self.tell(0, f"Unable to become the new version: {self.program}: {exc.strerror}")
         for fd in (self.lock_fd, self.socket.fileno()):
             os.set_inheritable(fd, False)
-        self.stamp = asking.stamp()
 
 
 def is_carried_on() -> bool:

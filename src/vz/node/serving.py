@@ -69,23 +69,29 @@ def accept(sock: _socket.socket, run_command: RunCommand) -> int:
         os.close(fd)
         return pid
     try:
-        fd = only(fd)
+        only(fd)
         _serve(_socket.socket(fileno=fd), run_command)
     finally:
         os._exit(1)
 
 
-def only(fd: int) -> int:
-    """Make this forked child a process of its own: none of the daemon's signals, session and descriptors but *fd*."""
+def only(fd: int) -> None:
+    """Make this forked child a process of its own: none of the daemon's signals, session and descriptors but *fd*.
+
+    And but the file that an installed package's modules are read from.
+    """
     gc.disable()
     _signal.set_wakeup_fd(-1)
     process.default_signals()
     resource.setrlimit(resource.RLIMIT_NOFILE, files_limit)
     os.setsid()
-    keep = os.dup2(fd, 3, inheritable=False) if fd != 3 else 3
-    process.close_from(4)
+    first = 3
+    for keep in sorted({fd, *(finder.fd for finder in sys.meta_path if hasattr(finder, "fd"))}):
+        if keep >= first:
+            os.closerange(first, keep)
+            first = keep + 1
+    process.close_from(first)
     asking.served = True
-    return keep
 
 
 def _serve(conn: _socket.socket, run_command: RunCommand) -> None:

@@ -40,9 +40,15 @@ class Init:
 class Watcher:
     """Tells *on_end* (CTID, init's pid, its start time, why) of each init that has ended; *poll* is the daemon's."""
 
-    def __init__(self, poll: select.epoll, on_end: Callable[[int, int, int, str], None]) -> None:
+    def __init__(
+        self,
+        poll: select.epoll,
+        on_end: Callable[[int, int, int, str], None],
+        tell: Callable[[int, str], None],
+    ) -> None:
         self.poll = poll
         self.on_end = on_end
+        self.tell = tell
         self.inits: dict[int, Init] = {}  # by CTID
         self.children: dict[int, Init] = {}  # by pid
         self.others: dict[int, Init] = {}  # by pidfd
@@ -81,6 +87,8 @@ class Watcher:
             self.folders[inotify.inotify_add_watch(self.fd, f"{RUN}/{name}", events)] = int(name)
         except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as exc:  # ENOSPC
+            self.tell(int(name), f"Unable to watch it: {exc.strerror}; fs.inotify.max_user_watches may be too low")
         self.look(int(name))
 
     def look(self, ctid: int) -> None:
@@ -102,6 +110,9 @@ class Watcher:
             init.pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             self._gone(init)
+            return
+        except OSError as exc:  # EMFILE
+            self.tell(ctid, f"Unable to watch its init: {exc.strerror}")
             return
         if starttime(pid) != start:
             self._let_go(init)
