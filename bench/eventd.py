@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """What the node daemon costs: idle beside many idle CTs, and a start through it beside one without.
 
-    bench/eventd.py [CTS] [--seconds S] [--starts N]
+    bench/eventd.py [CTS] [--seconds S] [--starts ROUNDS]
 
 CPU time is that of the daemon (and of children it had) over S seconds in which nothing happens, memory its resident set
-and what of it is its own.  Starts with and without the daemon are interleaved; the medians are printed.
+and what of it is its own.  Starts with and without the daemon, four of each in a round, are interleaved; the medians are printed.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cts", nargs="?", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--starts", type=int, default=20)
+    parser.add_argument("--starts", type=int, default=10)
     options = parser.parse_args()
     with Node() as node:
         subprocess.run(
@@ -89,13 +89,12 @@ def main() -> None:
         run(node, "vzctl", "create", 100, "--ostemplate", TEMPLATE)
         with_daemon, without = [], []
         for _ in range(options.starts):
-            without.append(start_ms(node, 100))
+            without += [start_ms(node, 100) for _ in range(4)]
             pid = daemon(node)
-            time.sleep(0.2)
-            with_daemon.append(start_ms(node, 100))
+            with_daemon += [start_ms(node, 100) for _ in range(4)]
             end(node, pid)
         print(
-            f"start: {statistics.median(without):.1f} ms without the daemon, {statistics.median(with_daemon):.1f} ms by it (medians of {options.starts}; {min(without):.1f} and {min(with_daemon):.1f} at best)"
+            f"start: {statistics.median(without):.1f} ms without the daemon, {statistics.median(with_daemon):.1f} ms by it (medians of {len(without)}; {min(without):.1f} and {min(with_daemon):.1f} at best)"
         )
         pid = daemon(node)
         idle(node, pid, "no CT", options.seconds)

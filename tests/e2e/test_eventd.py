@@ -126,12 +126,12 @@ def test_a_reboot_and_a_halt_from_inside(vz: Vz, node: Node, daemon: Daemon, new
     ctid = new_ct("--ipadd", "192.0.2.81")
     assert parent_of(node, ctid) == daemon.pid
     before = init_of(node, ctid)
-    vz.ok("exec", ctid, "touch /run/of-before /kept; reboot")
+    vz("exec", ctid, "touch /run/of-before /kept; reboot")  # which may kill the exec too
     wait_anew(node, ctid, before)
     assert vz.sh(ctid, "ls -d /run/of-before /kept 2>/dev/null") == "/kept\n"
     assert node.run("ping", "-c", "1", "-W", "2", "192.0.2.81").returncode == 0
     assert parent_of(node, ctid) == daemon.pid
-    vz.ok("exec", ctid, "halt")
+    vz("exec", ctid, "halt")
     until(lambda: not record(node, ctid), lambda: "the end of what was left")
     assert status(vz, ctid) == "exist unmounted down"
     assert vz("exec", ctid, "true").stderr == "Container is not running\n"  # nothing of it is left to be cleared
@@ -152,10 +152,10 @@ def test_a_debian_system_reboots_itself(vz: Vz, node: Node, daemon: Daemon, new_
     ctid = new_ct(template=template("debian-12"), start=False)
     vz.ok("start", ctid, "--wait")
     before = init_of(node, ctid)
-    vz.ok("exec", ctid, "systemctl reboot")
+    vz("exec", ctid, "systemctl reboot")
     wait_anew(node, ctid, before, 120)
     until(lambda: "running" in vz.sh(ctid, "systemctl is-system-running --wait"), lambda: "its units", 60)
-    vz.ok("exec", ctid, "systemctl poweroff")
+    vz("exec", ctid, "systemctl poweroff")
     until(lambda: not record(node, ctid), lambda: "its halt", 120)
     assert status(vz, ctid) == "exist unmounted down"
 

@@ -28,7 +28,7 @@ Usage: vzeventd [-v] [-d | --foreground]
 PRELOAD = (
     "vz.cli.context vz.cli.start vz.cli.restart vz.cli.restore vz.ops.start vz.ops.restart vz.ops.restore "
     "vz.ops.settle vz.net vz.net.connect vz.net.venet vz.net.veth vz.net.table vz.net.neighbours vz.disk.overlay "
-    "vz.disk.simfs vz.guest.debian vz.guest.configure"
+    "vz.disk.simfs vz.guest.debian vz.guest.configure vz.config.options"
 ).split()
 
 
