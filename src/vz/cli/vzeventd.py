@@ -12,6 +12,10 @@ from vz.config.paths import EVENTD
 from vz.errors import ExitCode, VzError
 from vz.ops import report
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vz.node.workers import Worker
+
 USAGE_STATUS = 1
 USAGE = """\
 Usage: vzeventd [-v] [-d | --foreground]
@@ -104,7 +108,7 @@ def daemon(argv: list[str], node: NodeConfig, *, foreground: bool) -> int:
             return status
     preload()
     os.chdir("/")
-    made = Daemon(program, argv, answer)
+    made = Daemon(program, argv, answer, workers())
     made.begin()
     notify_ready()
     if ready >= 0:
@@ -116,6 +120,11 @@ def daemon(argv: list[str], node: NodeConfig, *, foreground: bool) -> int:
         os.close(ready)
     made.run()
     return ExitCode.OK
+
+
+def workers() -> list[Worker]:
+    """Return the daemon's parts that are processes of their own."""
+    return []
 
 
 def to_background() -> tuple[int, int]:

@@ -27,6 +27,7 @@ from vz.kernel.files import make_dirs, remove
 from vz.kernel.libc import prctl
 from vz.node import asking, ending, serving
 from vz.node.watching import REBOOT, Watcher
+from vz.node.workers import Worker, Workers
 from vz.ops import report
 
 TYPE_CHECKING = False
@@ -56,7 +57,7 @@ class Ended:
 
 
 class Daemon:
-    def __init__(self, program: str, argv: list[str], run_command: RunCommand) -> None:
+    def __init__(self, program: str, argv: list[str], run_command: RunCommand, workers: list[Worker]) -> None:
         self.program = program  # its file, to become a newer one
         self.argv = argv
         self.run_command = run_command
@@ -70,6 +71,7 @@ class Daemon:
         self.serving: set[int] = set()
         self.reboots: dict[int, list[float]] = {}
         self.at_once = 2 * len(os.sched_getaffinity(0))
+        self.workers = Workers(workers, self.running, self.tell)
 
     def begin(self) -> None:
         """Be the only daemon, and reachable.
@@ -100,7 +102,7 @@ class Daemon:
         self.poll = select.epoll()
         self.poll.register(wake, select.EPOLLIN)
         self.poll.register(self.socket.fileno(), select.EPOLLIN)
-        self.watcher = Watcher(self.poll, self.ended, self.tell)
+        self.watcher = Watcher(self.poll, self.ended, self.tell, self.workers.changed)
 
     def run(self) -> None:
         """Watch until asked to stop."""
@@ -112,6 +114,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         while not self.stop:
+            self.workers.begin()
             self.act()
             for fd, _ in self.poll.poll(self.timeout_s()):
                 if self.is_old():
@@ -126,9 +129,14 @@ class Daemon:
                     self.watcher.read()
                 elif fd in self.watcher.others:
                     self.watcher.ended(fd)
+        self.workers.end()
         self.tell(0, f"Ending; {len(self.watcher.inits)} container(s) run on")
         for path in (EVENTD, PID_FILE):
             remove(path)
+
+    def running(self) -> dict[int, int]:
+        """Return {CTID: pid of its init} of all that run."""
+        return {ctid: init.pid for ctid, init in self.watcher.inits.items()}
 
     def read_config(self) -> None:
         self.node = load_node()
@@ -159,7 +167,7 @@ class Daemon:
                 self.worked(self.working.pop(pid), status)
             elif pid in self.serving:
                 self.serving.discard(pid)
-            else:
+            elif not self.workers.ended(pid, status):
                 self.watcher.reaped(pid, status)
 
     def ended(self, ctid: int, pid: int, start: int, why: str) -> None:
@@ -187,9 +195,11 @@ class Daemon:
 
     def timeout_s(self) -> float:
         """Return how long to sleep: for ever, while nothing is pending."""
-        if not self.pending or len(self.working) >= self.at_once:
-            return -1
-        return max(min(ended.at for ended in self.pending.values()) - time.monotonic(), 0.0)
+        times = [ended.at for ended in self.pending.values()] if len(self.working) < self.at_once else []
+        next_at = self.workers.next_at()
+        if next_at is not None:
+            times.append(next_at)
+        return max(min(times) - time.monotonic(), 0.0) if times else -1
 
     def act(self) -> None:
         """Do what can be done about the inits that have ended."""
@@ -278,6 +288,7 @@ class Daemon:
         if not os.access(self.program, os.X_OK):
             self.tell(0, f"Unable to become the new version: there is no {self.program}")
             return
+        self.workers.end()
         for fd in (self.lock_fd, self.socket.fileno()):
             os.set_inheritable(fd, True)
         os.environ[CARRIED] = f"{self.lock_fd} {self.socket.fileno()}"

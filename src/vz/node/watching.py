@@ -38,17 +38,20 @@ class Init:
 
 
 class Watcher:
-    """Tells *on_end* (CTID, init's pid, its start time, why) of each init that has ended; *poll* is the daemon's."""
+    """Tells *on_end* (CTID, init's pid, its start time, why) of each init that has ended, and *changed* (CTID, init's
+    pid or 0) of each that is known and no more; *poll* is the daemon's."""
 
     def __init__(
         self,
         poll: select.epoll,
         on_end: Callable[[int, int, int, str], None],
         tell: Callable[[int, str], None],
+        changed: Callable[[int, int], None],
     ) -> None:
         self.poll = poll
         self.on_end = on_end
         self.tell = tell
+        self.changed = changed
         self.inits: dict[int, Init] = {}  # by CTID
         self.children: dict[int, Init] = {}  # by pid
         self.others: dict[int, Init] = {}  # by pidfd
@@ -122,6 +125,7 @@ class Watcher:
             self._adopt(init)
         else:
             self.inits[ctid] = self.others[init.pidfd] = init
+            self.changed(ctid, pid)
             try:
                 init.stat_fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
@@ -130,7 +134,10 @@ class Watcher:
 
     def _adopt(self, init: Init) -> None:
         self.strays.pop(init.pid, None)  # of an earlier process with this number
+        was = self.inits.get(init.ctid)
         self.inits[init.ctid] = self.children[init.pid] = init
+        if was is not init:
+            self.changed(init.ctid, init.pid)
 
     def _gone(self, init: Init) -> None:
         """Report an init that had ended before its record was read."""
@@ -165,6 +172,7 @@ class Watcher:
         self.children.pop(init.pid, None)
         if self.inits.get(init.ctid) is init:
             del self.inits[init.ctid]
+            self.changed(init.ctid, 0)
 
     def _let_go(self, init: Init) -> None:
         """Close what is open for an init that is not our child."""
