@@ -195,3 +195,15 @@ def test_after_a_power_cut_a_dump_that_was_used_is_not_used_again(vz: Vz, node: 
     assert "its dump is used up" in done.stdout
     assert vz("exec", ctid, "test ! -e /run/count").returncode == 0
     assert vz.run("test", "-e", f"{dump}.gone").returncode
+
+
+def test_a_restore_that_was_killed_after_its_last_step_is_finished(vz: Vz, node: Node, new_ct) -> None:  # type: ignore[no-untyped-def]
+    """It has deleted the dump, and only the journal is left."""
+    ctid = new_ct()
+    vz.sh(ctid, COUNTER)
+    vz.ok("chkpnt", ctid)
+    vz.ok("restore", ctid)
+    journal(node, ctid, operation="restore", path=f"/vz/dump/Dump.{ctid}")
+    done = vz("restore", ctid)
+    assert done.returncode == 32, done
+    assert count(vz, ctid) > 0

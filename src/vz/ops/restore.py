@@ -286,7 +286,7 @@ def mend(ct: Container, facts: dict[str, str], tell: Callable[[str], None] = say
     path = facts["path"]
     criu.kill_stragglers(f"{path}/images")
     record = ct.record()
-    retired = os.path.lexists(path + store.GONE) and not os.path.lexists(path)
+    retired = not os.path.lexists(path)  # what it was renamed to may have been deleted already
     if retired and record is not None and record.is_alive():
         tell("An earlier restore of this container was interrupted at its end: finishing it")
         release(ct, record)
@@ -297,5 +297,5 @@ def mend(ct: Container, facts: dict[str, str], tell: Callable[[str], None] = say
         forget(ct)
         if ct.is_mounted():
             mount.umount_with_scripts(ct)
-    if retired:
+    if os.path.lexists(path + store.GONE):
         discard(path + store.GONE)
