@@ -23,6 +23,12 @@ def count(vz: Vz, ctid: int) -> int:
     return int(shown.split()[-1])
 
 
+def goes_on(vz: Vz, ctid: int) -> bool:
+    was = count(vz, ctid)
+    time.sleep(0.1)
+    return count(vz, ctid) > was
+
+
 def kill_after(vz: Vz, delay_s: float, *words: object) -> bool:
     """Run vzctl and kill it after *delay_s*; True when it was still alive then."""
     process = vz.node.popen(
@@ -111,15 +117,19 @@ def test_the_next_command_says_what_it_mends(vz: Vz, new_ct) -> None:  # type: i
 
 
 def test_a_killed_criu(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
+    """A dump puts code of criu's into each process for some milliseconds; killed then, it takes the process along.
+
+    Nothing can be done about that from outside (docs/checkpoint.md); it is rare, and the CT can be started.
+    """
     seed = random.randrange(1 << 30)
     rng = random.Random(seed)
     ctid = new_ct("--ipadd", ADDRESS)
     vz.sh(ctid, COUNTER)
     time.sleep(0.3)
-    hit = 0
+    hit = lost = 0
     seen = count(vz, ctid)
     for number in range(COUNT):
-        about = f"seed {seed}, round {number}"
+        about = f"seed {seed}, round {number}, {lost} lost"
         verb = ("chkpnt", "restore")[number % 2]
         if verb == "restore":
             vz.ok("chkpnt", ctid)
@@ -138,6 +148,16 @@ def test_a_killed_criu(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
         assert code in (0, 16 if verb == "chkpnt" else 17), (about, code)
         shown = vz("status", ctid).stdout.split()
         running = "running" in shown
+        if verb == "chkpnt" and code and not (running and goes_on(vz, ctid)):
+            lost += 1
+            assert lost <= 1 + COUNT // 20, about
+            assert "suspended" not in shown, (about, shown)
+            if not running:
+                vz.ok("start", ctid)
+            vz.sh(ctid, COUNTER)
+            time.sleep(0.3)
+            seen = count(vz, ctid)
+            continue
         assert running != ("suspended" in shown), (about, shown)
         if (verb == "chkpnt") == (code != 0):
             assert running, (about, verb, code)

@@ -142,6 +142,8 @@ def run(
         os.close(hook_in)
         os.close(hook_out)
     pidfd = os.pidfd_open(pid)
+    if "dump" in argv:
+        _spare(pid)
     try:
         failure = _converse(pidfd, from_hook, to_hook, on_stage, tick, afterwards)
         status = exit_status(os.waitpid(pid, 0)[1])
@@ -167,6 +169,15 @@ def start(argv: list[str], log: str, passed: int) -> int:
     ]
     env = {"PATH": TOOL_PATH, "LC_ALL": "C"}
     return os.posix_spawn(argv[0], argv, env, file_actions=actions, setpgroup=0, setsigdef=(_signal.SIGPIPE,))
+
+
+def _spare(pid: int) -> None:
+    """Keep the node's OOM killer from a criu that dumps: a process that it has its code in may end with it."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-1000")
+    except OSError:
+        pass  # it takes CAP_SYS_RESOURCE
 
 
 def _converse(
