@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import BUSYBOX, SOAK, rest, template
+from probes import build
 from rig import GONE, RUNNING, Rig, inside, ok, processes, status
 from testnode import Node
 
@@ -148,6 +149,52 @@ def test_there_and_back_with_a_connection(
         assert inside(target, ct, "systemctl restart cron && systemctl is-active cron").strip() == "active"
     ok(target, "vzctl", "stop", ct)
     ok(target, "vzctl", "start", ct)
+
+
+# sends a numbered datagram every 20 ms, and prints which had no answer
+ASKER = """
+import select, socket, sys, time
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+sock.connect((sys.argv[1], 7778))
+sock.setblocking(False)
+sent, answered = 0, []
+print("ready", flush=True)
+ends = None
+while ends is None or time.monotonic() < ends:
+    if ends is None:
+        sent += 1
+        sock.send(b"%d" % sent)
+    if select.select([sys.stdin], [], [], 0.02)[0] and ends is None:
+        ends = time.monotonic() + 2
+    try:
+        while True:
+            answered.append(int(sock.recv(100).split()[1]))
+    except BlockingIOError:
+        pass
+print(sent, len(answered) - len(set(answered)), *sorted(set(range(1, sent + 1)) - set(answered)))
+"""
+
+
+@pytest.mark.parametrize("address", [ADDRESS, "2001:db8::41"])
+def test_nothing_that_comes_meanwhile_is_lost(rig: Rig, new: Callable[..., int], address: str) -> None:
+    ct = new("--ipadd", "2001:db8::41")
+    done = rig.a.run(
+        "vzctl", "exec2", str(ct), "cat > /root/echo; chmod 755 /root/echo", stdin=build("udpecho").read_bytes()
+    )
+    assert done.returncode == 0
+    inside(rig.a, ct, "setsid /root/echo 7778 </dev/null >/dev/null 2>&1 &")
+    argv = rig.client_argv(sys.executable, "-c", ASKER, address)
+    asker = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert asker.stdout is not None
+    assert asker.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    for source in (rig.a, rig.b):
+        done = rig.migrate(source, "--online", ct)
+        assert done.returncode == 0, done.stdout + done.stderr
+    sent, twice, *lost = (int(word) for word in asker.communicate("end")[0].split())
+    assert sent > 50
+    assert twice == 0
+    assert len(lost) <= 4, (lost, "at most what came while a lock was being put or taken")
 
 
 @pytest.mark.parametrize("name", ["busybox", "debian-12"])

@@ -13,7 +13,7 @@ from vz.container.ct import Container
 from vz.container.record import Record
 from vz.errors import ExitCode, VzError
 from vz.kernel import rtnetlink as rt
-from vz.kernel.network import read_sysctl
+from vz.kernel.network import device_address, device_exists, read_sysctl
 from vz.net import claims, table, traffic, uplinks, venet
 
 TYPE_CHECKING = False
@@ -69,6 +69,15 @@ def announce(ct: Container, addresses: list[str], probe: Probe | None = None) ->
         found = uplinks.pairs(ct.node, uplinks.chosen(sock, ct.node), addresses)
     if found:
         announce_later([(device.name, a) for device, a in found], probe.take_socket() if probe is not None else None)
+
+
+def hand_in(ct: Container, packets: bytes) -> None:
+    """Hand the running CT the *packets* that have been caught for it, see late.py."""
+    from vz.net import late
+
+    device = table.host_name(ct.ctid)
+    if packets and device_exists(device):
+        late.hand_in(device, device_address(device), packets)
 
 
 def attach(ct: Container, init_pid: int, record: Record, probe: Probe | None = None) -> list[str]:

@@ -71,6 +71,9 @@ class Dump:
         """Return more arguments for criu; called before each attempt, while the CT still runs."""
         return []
 
+    def locked(self, ct: Container) -> None:
+        """Called when its network has just been shut, before each attempt."""
+
     def note(self, ctid: int) -> None:
         """Write down what the next command needs should this one be killed."""
         facts = {
@@ -210,6 +213,7 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
         if not made.was_frozen:
             say("\tsuspend...", level)
         lock.lock(ct, record)
+        made.locked(ct)
         settle(ct, again=not made.was_frozen)
         lost = preflight.entered(record, cgroups.pids(ct))
         if lost:  # nobody can come in any more: the group is frozen

@@ -61,6 +61,10 @@ class Held(chkpnt.Dump):
         self.frozen_at = time.monotonic()
         return self.memory.dump_options(self.path)
 
+    def locked(self, ct: Container) -> None:
+        """From here on nothing that comes for it is lost."""
+        self.session.catch_late()
+
     def tick(self) -> None:
         """Give up when it has been frozen for too long: the stream is cut, and criu lets the CT go on."""
         limit_s = self.memory.limit_s

@@ -15,6 +15,7 @@ from vz.container.lock import CTLock
 from vz.disk import moved, templates
 from vz.errors import ExitCode, Interrupted, Locked, NoGlobalConfig, VzError
 from vz.kernel.files import make_dirs
+from vz.net.connect import hand_in
 from vz.ops import journal, report
 from vz.ops.migrate import checks, incoming, log
 from vz.ops.migrate.errors import COPY_FAILED, LOCKED, NO_REMOTE_CONFIG, MigrateFailed
@@ -242,6 +243,15 @@ def take(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]
     return {"running": server.ct.is_running(), "mounted": server.ct.is_mounted()}
 
 
+def late(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """Hand the CT what has come for it at the source meanwhile."""
+    entry = server.need_entry()
+    if server.ct is None or entry.stage != log.MINE:
+        raise MigrateFailed("it has not been taken", COPY_FAILED)
+    hand_in(server.ct, data)
+    return {}
+
+
 def settled(server: Server, request: dict[str, Any], data: bytes) -> dict[str, Any]:
     entry = server.need_entry()
     if server.ct is None or entry.stage != log.MINE:
@@ -288,6 +298,7 @@ HANDLERS: dict[object, Handler] = {
     "pages": pages,
     "pages_there": pages_there,
     "take": take,
+    "late": late,
     "settled": settled,
     "abort": abort,
     "resolve": resolve,

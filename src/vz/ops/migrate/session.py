@@ -9,10 +9,12 @@ from vz.config.paths import CONF_DIR, RUN
 from vz.container.ct import Container
 from vz.disk import moved, templates
 from vz.kernel.files import make_dirs, read_bytes
+from vz.net.claims import read_veip
+from vz.net.connect import hand_in
 from vz.ops.destroy import ACTION_SUFFIXES
 from vz.ops.migrate import log
 from vz.ops.migrate.errors import COPY_FAILED, MigrateFailed
-from vz.ops.migrate.ssh import Helper, Route, copy_tree
+from vz.ops.migrate.ssh import Helper, Refused, Route, copy_tree
 from vz.ops.report import say, warn
 from vz.ops.undo import check_interrupt
 from vz.requests import Migrate
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from vz.net.late import Late
     from vz.ops.migrate.memory import Memory
 
 PROGRESS, DETAIL = -1, 0  # levels for say(): what is always printed, what -v adds
@@ -35,6 +38,7 @@ class Session:
         "entry",
         "facts",
         "helper",
+        "late",
         "memory",
         "migration",
         "newid",
@@ -60,6 +64,7 @@ class Session:
         self.stages: list[tuple[str, float]] = []
         self.dump_there = ""  # where the images of a live migration go
         self.memory: Memory | None = None  # of a live one
+        self.late: Late | None = None  # what comes for it while it is frozen
         self.begun = time.monotonic()
         self.helper = Helper(self.route)
 
@@ -88,6 +93,43 @@ class Session:
         self, operation: str, data: bytes = b"", *, tick: Callable[[], None] | None = check_interrupt, **fields: Any
     ) -> dict[str, Any]:
         return self.helper.ask(operation, data, tick=tick, ctid_there=self.newid, **fields)
+
+    # -- what comes for the CT meanwhile -------------------------------------------------------------------------------
+
+    def catch_late(self) -> None:
+        """Catch what comes for the CT from now on; what was caught before has been sent again since."""
+        from vz.net.late import Late
+
+        if self.late is not None:
+            self.late.close()
+        try:
+            self.late = Late(read_veip(self.ct.ctid))
+        except OSError as exc:  # a kernel without packet sockets: its peers send again
+            say(f"   What comes for it meanwhile is not kept: {exc.strerror}", DETAIL)
+
+    def send_late(self) -> None:
+        """Have the destination hand the CT what has come for it; Broken: the connection is."""
+        packets = self._caught()
+        if packets:
+            try:
+                self.ask("late", packets, tick=None)
+            except Refused:
+                pass  # as if they were lost
+
+    def keep_late(self) -> None:
+        """Hand the CT, which goes on here, what has come for it."""
+        try:
+            hand_in(self.ct, self._caught())
+        except OSError:
+            pass
+
+    def _caught(self) -> bytes:
+        if self.late is None:
+            return b""
+        packets = self.late.take()
+        self.late.close()
+        self.late = None
+        return packets
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 

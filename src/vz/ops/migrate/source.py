@@ -224,6 +224,7 @@ def hand_over(session: Session) -> None:
     except Refused:
         session.entry.at(before)  # it says itself that it has given the CT back
         raise
+    session.send_late()
     session.stage("Making it safe there")
     try:
         session.ask("settled", tick=None)
@@ -251,6 +252,7 @@ def stay(session: Session) -> None:
         outgoing.leave(ct, entry)
         return
     outgoing.go_on(ct, entry)
+    session.keep_late()
     clean = True
     try:
         session.ask("abort")
