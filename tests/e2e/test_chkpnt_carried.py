@@ -283,6 +283,21 @@ def test_bridged_interfaces(vz: Vz, new_ct, bridge, inside: Netns) -> None:  # t
     assert f"veth{ctid}.0" in filtered, "it is held to its MAC again"
 
 
+def test_a_bridge_that_takes_its_time_is_told_too(vz: Vz, new_ct, bridge, inside: Netns) -> None:  # type: ignore[no-untyped-def]
+    """With the spanning tree protocol a new port passes nothing on for some seconds."""
+    bridge("br7")
+    inside.run("ip", "link", "set", "br7", "type", "bridge", "stp_state", "1", "forward_delay", "200")
+    ctid = new_ct("--netif_add", "eth0,,,,br7")
+    vz.ok("exec", ctid, "ip addr add 198.51.100.2/24 dev eth0; ip link set eth0 up")
+    own = bytes.fromhex(vz.ok("exec", ctid, "cat /sys/class/net/eth0/address").strip().replace(":", ""))
+    seen = Sniffer(inside, "br7")
+    cycle(vz, ctid)
+    address = socket.inet_aton("198.51.100.2")
+    arp = Arp(ARP_REQUEST, own, address, b"\xff" * 6, address).frame(own)
+    assert seen.wait(lambda frame: frame[:42] == arp[:42], 15)
+    seen.close()
+
+
 def test_limits_come_from_the_configuration(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
     ctid = new_ct("--ram", "128M", "--swap", "0")
     vz.ok("chkpnt", ctid)

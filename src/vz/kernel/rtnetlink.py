@@ -31,6 +31,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_AF_SPEC = 1, 3, 10, 18, 19, 26
 IFLA_GROUP, IFLA_NET_NS_FD = 27, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, IFLA_BRPORT_STATE = 4, 5, 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD = 1, 2, 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_MULTIPATH = 1, 4, 5, 7, 9
@@ -169,16 +170,18 @@ def proxy_delete(index: int, address: str) -> Request:
 
 
 class FoundLink:
-    """A link that is there: its index, name, group and flags, and the index of what it is a port of."""
+    """A link that is there: its index, name, group and flags, the index of what it is a port of, and of a bridge's port
+    the state (BR_STATE_… of if_bridge.h), else -1."""
 
-    __slots__ = ("flags", "group", "index", "master", "name")
+    __slots__ = ("flags", "group", "index", "master", "name", "state")
 
-    def __init__(self, index: int, name: str, group: int, flags: int, master: int) -> None:
+    def __init__(self, index: int, name: str, group: int, flags: int, master: int, state: int) -> None:
         self.index = index
         self.name = name
         self.group = group
         self.flags = flags
         self.master = master
+        self.state = state
 
 
 def link_get(sock: Route, name: str) -> FoundLink | None:
@@ -190,7 +193,11 @@ def link_get(sock: Route, name: str) -> FoundLink | None:
     _, _, index, flags, _ = _LINK.unpack_from(answer)
     found = attributes(answer[_LINK.size :])
     group, master = (int.from_bytes(found.get(kind, b""), sys.byteorder) for kind in (IFLA_GROUP, IFLA_MASTER))
-    return FoundLink(index, name, group, flags, master)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    state = -1
+    if info.get(IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0") == b"bridge":
+        state = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")).get(IFLA_BRPORT_STATE, b"\xff")[0]
+    return FoundLink(index, name, group, flags, master, state)
 
 
 class Found:

@@ -207,7 +207,7 @@ def restore_host_side(
     addresses = ct.addresses() if addresses is None else addresses
     device = table.host_name(ct.ctid)
     warnings: list[str] = []
-    bridged: list[str] = []
+    bridged: dict[str, str] = {}
     with rt.Route() as sock:
         if (device, venet.VENET) in record.netifs:
             claims.save_veip(ct.ctid, addresses)
@@ -222,7 +222,7 @@ def restore_host_side(
             from vz.net import veth
 
             veth.complete(ct, netif)
-            bridged += [name for host, name in record.netifs if host == netif.host_ifname]
+            bridged |= {name: host for host, name in record.netifs if host == netif.host_ifname}
             index = uplinks.index_of(netif.host_ifname)
             if not index:
                 warnings.append(f"WARNING: interface {netif.ifname} was not in the dump: it comes with the next start")

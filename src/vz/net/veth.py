@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import time
 
 from vz.config.netif import Netif, host_ifname, made_mac
 from vz.config.paths import ETC
@@ -20,6 +21,7 @@ VZNET_CONF = f"{ETC}/vznet.conf"
 DEFAULT_BRIDGE = "vmbr0"
 PORT_MAC = "FE:FF:FF:FF:FF:FF"
 SCRIPT_LIMIT_S = 300.0
+FORWARDING, FORWARDING_S = 3, 65.0  # BR_STATE_FORWARDING of if_bridge.h; longest forward delay of IEEE 802.1D, twice
 
 
 def complete(ct: Container, netif: Netif) -> None:
@@ -134,10 +136,11 @@ def run_external(script: str, ctid: int, netif: Netif) -> None:
         raise VzError(f"{script} init veth {device} failed with status {result.status}{why}", ExitCode.VETH_ERROR)
 
 
-def announce(init_pid: int, names: list[str]) -> None:
-    """Tell the segments of the CT's interfaces *names* where their addresses are now; nobody waits for it.
+def announce(init_pid: int, names: dict[str, str]) -> None:
+    """Tell the segments of the CT's interfaces where their addresses are now; nobody waits for it.
 
-    The frames come from inside: that is how the bridges on their way learn the port.
+    *names*: {name inside: name of the node's end}.  The frames come from inside: that is how the bridges on their way
+    learn the port.
     """
     from vz.kernel.namespaces import CLONE_NEWNET, setns
     from vz.kernel.process import in_background
@@ -146,6 +149,8 @@ def announce(init_pid: int, names: list[str]) -> None:
     netns = os.open(f"/proc/{init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def say() -> None:
+        for outside in names.values():
+            wait_for_port(outside)
         setns(netns, CLONE_NEWNET)
         indexes = {index: name for index, name in _socket.if_nameindex() if name in names}
         with rt.Route() as sock:
@@ -153,6 +158,21 @@ def announce(init_pid: int, names: list[str]) -> None:
         neighbours.announce_each([(indexes[index], address) for index, _, address, _ in found if index in indexes])
 
     in_background(say, [netns])
+
+
+def wait_for_port(device: str) -> None:
+    """Wait until the bridge that *device* is a port of passes its frames on; at most FORWARDING_S, or while it is one.
+
+    It learns of the carrier a moment after it is there, and with the spanning tree protocol waits twice 2 to 30 s.
+    """
+    deadline, pause_s = time.monotonic() + FORWARDING_S, 0.005
+    with rt.Route() as sock:
+        while time.monotonic() < deadline:
+            link = rt.link_get(sock, device)
+            if link is None or link.state in (-1, FORWARDING):
+                return
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.5)
 
 
 def remove(sock: rt.Route, record: Record, name: str) -> None:
