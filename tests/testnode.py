@@ -18,19 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import hostsettings
+from hostsettings import start_time
+
 TREE = Path(__file__).resolve().parent.parent
 SCRATCH = Path(os.environ.get("VZ_TEST_SCRATCH", "/var/tmp"))
 PREFIX = "vz-node-"
 NETWORK4, NETWORK6 = "192.0.2.", "2001:db8::"
 ADDRESS4, ADDRESS6 = f"{NETWORK4}1", f"{NETWORK6}1"
-# what hundreds of CTs need; set while a node lives, and put back
-SYSCTLS = {
-    "fs/inotify/max_user_instances": 65536,
-    "fs/inotify/max_user_watches": 1048576,
-    "kernel/pid_max": 4194304,
-    "kernel/keys/maxkeys": 200000,
-    "kernel/pty/max": 65536,
-}
 VZ_CONF = """\
 VIRTUOZZO=yes
 LOCKDIR=/vz/lock
@@ -78,7 +73,6 @@ class Node:
         self.home = SCRATCH / f"{PREFIX}{self.name}"
         self.cgroup_parent = f"vz/{PREFIX}{self.name}"
         self.holder: subprocess.Popen[bytes] | None = None
-        self.saved: dict[str, str] = {}
 
     def __enter__(self) -> Node:
         clear_stale()
@@ -103,14 +97,7 @@ class Node:
         (self.home / "owner").write_text(f"{os.getpid()} {start_time(os.getpid())}\n")
         templates = Path(os.environ.get("VZ_TEST_TEMPLATES", TREE / ".cache/templates"))
         templates.mkdir(parents=True, exist_ok=True)
-        for name, value in SYSCTLS.items():
-            path = Path("/proc/sys") / name
-            if path.exists() and int(path.read_text()) < value:
-                self.saved[name] = path.read_text().strip()
-                try:
-                    path.write_text(str(value))
-                except OSError:
-                    self.saved.pop(name)
+        hostsettings.hold(self.name)
         if self.disk_mb:
             with open(self.home / "disk", "wb") as disk:
                 disk.truncate(self.disk_mb << 20)
@@ -179,16 +166,8 @@ exec sleep infinity
             if self.holder.stdout is not None:
                 self.holder.stdout.close()
             self.holder = None
-        for name, value in self.saved.items():
-            Path("/proc/sys", name).write_text(value)
+        hostsettings.let_go(self.name)
         clear(self.home)
-
-
-def start_time(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
 
 
 def processes(holder: int, kinds: tuple[str, ...] = ("mnt",)) -> dict[int, str]:
