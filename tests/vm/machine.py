@@ -75,13 +75,16 @@ class Machine:
             self.__exit__()
             raise
 
-    def start(self) -> None:
+    def start(self, *, nice: bool = False) -> None:
+        """Start it; *nice*: others come first."""
         environment = {"PATH": os.environ.get("PATH", ""), "HOME": "/root", "TMPDIR": memory_directory(self)}
         # A pid namespace: when the VM's first process dies, so do all.  Those of user-mode Linux would otherwise
         # go on without their tracer, that is as processes of this host.
         argv = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--", *self.argv]
         if self.processor is not None:
             argv = ["taskset", "--cpu-list", str(self.processor), *argv]
+        if nice:
+            argv = ["nice", "-n", "5", *argv]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
             preexec_fn=die_with_parent, start_new_session=True,

@@ -1,6 +1,7 @@
 """The VMs that ``make test`` starts itself: one for each processor, which share the test files and are asked for results.
 
-They start with the first test that asks, that is after the tests of this host, and end with pytest.
+They start with the first test that asks, that is after the tests of this host, and end with pytest.  Where all tests
+run, the first of them starts at once and takes the time that the tests of this host leave.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from vm_results import parse
 
 DEADLINE_S = 2400.0  # for all of its tests together; what hangs must end some time
 MOST = 4  # VMs at once
+EARLY_FROM = 500  # tests for the VMs, from which one of them starts early
 SLOW = ("test_systems.py", "test_kill.py", "test_security_files.py")  # long files begin first, the rest by count
 
 
@@ -30,6 +32,7 @@ class Session:
         self.printed: dict[int, list[str]] = {}  # by VM: what is no result
         self.unavailable = ""
         self.begun: float | None = None
+        self.asked: float | None = None
         self.seconds = 0.0
         self.changed = threading.Condition()
 
@@ -39,6 +42,11 @@ class Session:
             for item in session.items
             if isinstance(item, pytest.Function) and "test_id" in item.fixturenames
         ]
+
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        if not session.config.option.collectonly and EARLY_FROM < len(self.ids) < len(session.items):
+            self._prepare()
+            self._start(self.machines[:1], nice=True)
 
     def pytest_unconfigure(self) -> None:
         for machine in self.machines:
@@ -53,14 +61,16 @@ class Session:
 
     def result(self, name: str) -> tuple[str, str]:
         """Wait for a test, and return its outcome with what there is to say about it."""
-        if self.begun is None:
-            self._begin()
+        if self.asked is None:
+            self.asked = time.monotonic()
+            if self.begun is None:
+                self._prepare()
+            self._start([machine for machine in self.machines if machine.process is None])
         if not self.machines:
             there = os.uname().machine == "x86_64"  # Debian has user-mode-linux for no other
             return ("failed", self.unavailable) if there else ("skipped", "user-mode Linux is for x86_64")
-        assert self.begun is not None
         with self.changed:
-            left = self.begun + DEADLINE_S - time.monotonic()
+            left = self.asked + DEADLINE_S - time.monotonic()
             self.changed.wait_for(lambda: name in self.results or not self.running, left)
             if name in self.results:
                 return self.results[name]
@@ -71,7 +81,7 @@ class Session:
                     text += f"\nthe last that VM {number} said: {machine.trouble}\n{last}"
             return "failed", text
 
-    def _begin(self) -> None:
+    def _prepare(self) -> None:
         self.begun = time.monotonic()
         by_file: dict[str, list[str]] = {}
         for name in self.ids:
@@ -91,15 +101,17 @@ class Session:
                             file.write("\n".join(by_file[name]))
                 self.printed[len(self.machines)] = []
                 self.machines.append(machine)
-            for machine in self.machines:
-                machine.start()
         except Unavailable as exc:
             self.pytest_unconfigure()
             self.machines = []
             self.unavailable = str(exc)
-            return
-        self.running = len(self.machines)
-        for number, machine in enumerate(self.machines):
+
+    def _start(self, machines: list[Machine], *, nice: bool = False) -> None:
+        for machine in machines:
+            machine.start(nice=nice)
+            with self.changed:
+                self.running += 1
+            number = self.machines.index(machine)
             threading.Thread(target=self._read, args=(number, machine), daemon=True).start()
 
     def _log(self, found: dict[str, Any]) -> None:
