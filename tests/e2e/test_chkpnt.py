@@ -96,3 +96,28 @@ def test_many_at_once(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
         assert [vz("status", ctid).stdout for ctid in ctids] == [f"CTID {ctid} exist {state}\n" for ctid in ctids]
     for number, _ in enumerate(ctids):
         assert vz.run("ping", "-c1", "-W2", f"198.51.100.{number + 1}").returncode == 0
+
+
+WATCHED = """
+cat > /root/watched <<'END'
+use IO::Socket::UNIX; use Socket;
+sub notify { my $s = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $ENV{NOTIFY_SOCKET}) or die; $s->send($_[0]); }
+notify("READY=1");
+while (1) { select(undef, undef, undef, 0.2); notify("WATCHDOG=1"); }
+END
+systemd-run -q --unit=watched -p Type=notify -p TimeoutStartSec=20 -p WatchdogSec=3 perl /root/watched
+"""
+
+
+@pytest.mark.parametrize("name", ["debian-12", "debian-13"])
+def test_a_service_with_a_watchdog(vz: Vz, new_ct, name: str) -> None:  # type: ignore[no-untyped-def]
+    """systemd goes on hearing its services: journald and logind have a watchdog of three minutes."""
+    ctid = new_ct(template=template(name), start=False)
+    vz.ok("start", ctid, "--wait")
+    vz.sh(ctid, WATCHED)
+    shown = "systemctl show watched -p MainPID -p Result -p ActiveState"
+    before = vz.ok("exec", ctid, shown)
+    assert "ActiveState=active" in before
+    cycle(vz, ctid)
+    time.sleep(4)
+    assert vz.ok("exec", ctid, shown) == before

@@ -67,9 +67,11 @@ _ARGUMENT_CALLS = {  # socket, ioctl, clone, unshare, clone3
 }
 _NAMES_32BIT = frozenset(("x86", "i386", "i486", "i586", "i686"))
 _SOCKET_OPTIONS = {"x86_64": (54, 55), "i386": (366, 365), "aarch64": (208, 209)}  # setsockopt, getsockopt
+PIDFD_OPEN = 434  # on all of them
+SO_PASSPIDFD, SO_PEERPIDFD = 76, 77
 AF_NETLINK, NETLINK_NETFILTER = 16, 12
 # the options by which iptables, ip6tables, arptables and ebtables of old speak to the kernel
-SOL_IP, SOL_IPV6 = 0, 41
+SOL_SOCKET, SOL_IP, SOL_IPV6 = 1, 0, 41
 IPT_OPTIONS, ARPT_OPTIONS, EBT_OPTIONS = (64, 65), (96, 97), (128, 129)
 _COLUMN = {"x86_64": 1, "i386": 2, "aarch64": 3}
 
@@ -163,4 +165,11 @@ def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:
         rules.append(seccomp.Rule(clone3, errno.ENOSYS))
         rules.append(seccomp.Rule(clone, errno.EPERM, 0, mask=NESTED))
         rules.append(seccomp.Rule(unshare, errno.EPERM, 0, mask=NESTED | CLONE_NEWTIME))
+        # systemd, from 257 on, knows processes by the inode numbers of their pidfds, which are others after a restore:
+        # it would take no watchdog message from any service, and end them all.  EMFILE: the one error that each of
+        # its versions goes on from.
+        rules.append(seccomp.Rule(PIDFD_OPEN, errno.EMFILE))
+        for call in _SOCKET_OPTIONS[arch]:
+            options = (SO_PASSPIDFD, SO_PEERPIDFD)
+            rules.append(seccomp.Rule(call, errno.ENOPROTOOPT, 1, values=(SOL_SOCKET,), also=(2, options)))
     return rules
