@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import struct
 import subprocess
 import time
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from conftest import Vz, cgroup_dirs
+from conftest import Vz, cgroup_dirs, template
+from netns import wait_until
 from vz.kernel import namespaces
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -229,3 +231,21 @@ def test_a_program_that_criu_calls(vz: Vz, ct: int) -> None:
         named(vz, ct, "tar is not installed", "criu needs it")
     finally:
         vz.run("umount", tar)
+
+
+def test_a_file_on_a_mount_that_has_gone(vz: Vz, new_ct) -> None:  # type: ignore[no-untyped-def]
+    """A session that is older than its logind holds a file on a mount of the former one."""
+    ctid = new_ct(template=template("debian-13"), start=False)
+    vz.ok("start", ctid, "--wait")
+    vz.sh(ctid, "systemd-run -q --unit=session su -l root -c 'exec sleep 1000'")
+    session = "ls -l /proc/$(pidof su)/fd | grep -F .ref"
+    assert wait_until(lambda: vz("exec", ctid, session).returncode == 0)
+    assert vz("check", ctid).returncode == 0
+    vz.sh(ctid, "systemctl restart systemd-logind")
+    done = vz("check", ctid)
+    assert done.returncode == 16 and done.stdout.count("on a mount that has gone") == 1, done
+    assert re.search(r"su \(\d+\).* has /c\d+\.ref open", done.stdout), done
+    assert vz("chkpnt", ctid).returncode == 16
+    vz.sh(ctid, "systemctl stop session")
+    assert vz("check", ctid).returncode == 0
+    vz.ok("chkpnt", ctid)

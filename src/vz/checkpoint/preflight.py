@@ -60,6 +60,7 @@ def look(record: Record, pids: list[int]) -> tuple[list[str], int]:
     found += [_entered(process) for process in outsiders(table, record.init_pid)]
     reference = {name: _namespace(record.init_pid, name) for name in NAMESPACES}
     seen_mounts: set[str] = set()
+    mount_ids: set[str] = set()
     ghost_bytes = 0
     for process in table.values():
         if process.state == "Z":
@@ -72,8 +73,11 @@ def look(record: Record, pids: list[int]) -> tuple[list[str], int]:
         mounts = _namespace(process.pid, "mnt")
         if mounts and mounts not in seen_mounts:
             seen_mounts.add(mounts)
-            found += [line for line in _mounts(process) if line not in found]
-        lines, largest = _descriptors(process)
+            rows = _mountinfo(process.pid)
+            mount_ids.update(row[0] for row in rows)
+            found += [line for line in _mounts(process, rows) if line not in found]
+    for process in table.values():
+        lines, largest = _descriptors(process, mount_ids)
         found += lines
         ghost_bytes = max(ghost_bytes, largest)
     return found, ghost_bytes
@@ -106,13 +110,16 @@ def _namespace(pid: int, name: str) -> str:
         return ""
 
 
-def _mounts(process: Process) -> list[str]:
-    """Return the mounts in the namespace of *process* that criu cannot make again, and queues that are in use."""
+def _mountinfo(pid: int) -> list[list[str]]:
     try:
-        with open(f"/proc/{process.pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            rows = [line.split() for line in file]
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return [line.split() for line in file]
     except OSError:
         return []
+
+
+def _mounts(process: Process, rows: list[list[str]]) -> list[str]:
+    """Return the mounts in the namespace of *process* that criu cannot make again, and queues that are in use."""
     root = next((row[2] for row in rows if row[4] == "/"), "")
     found = []
     for row in rows:
@@ -149,8 +156,11 @@ def _queues(process: Process) -> list[str]:
     return [f"POSIX message queue /{printable(name)} exists: end what uses it and remove it" for name in names]
 
 
-def _descriptors(process: Process) -> tuple[list[str], int]:
-    """Return (a line for each kind of descriptor that cannot be dumped, the size of the largest unlinked file)."""
+def _descriptors(process: Process, mount_ids: set[str]) -> tuple[list[str], int]:
+    """Return (a line for each kind of descriptor that cannot be dumped, the size of the largest unlinked file).
+
+    *mount_ids*: of all mounts in the CT's mount namespaces.
+    """
     found: dict[str, None] = {}
     largest = 0
     folder = f"/proc/{process.pid}/fd"
@@ -171,6 +181,11 @@ def _descriptors(process: Process) -> tuple[list[str], int]:
                     found[f"{process.label} has {words} {printable(link)} open (descriptor {name}): stop it"] = None
             elif link.endswith(" (deleted)") and not link.startswith(("/memfd:", "/dev/zero", "/SYSV")):
                 largest = max(largest, os.stat(f"{folder}/{name}").st_size)
+            elif link.startswith("/") and mount_ids and _mount_id(process.pid, name) not in mount_ids:
+                found[
+                    f"{process.label} has {printable(link)} open (descriptor {name}) on a mount that has gone, with a "
+                    "service that was restarted, say: end or restart it (where that was logind: a session from before)"
+                ] = None
             for prefix, what, way in DESCRIPTORS:
                 if what and link.startswith(prefix):
                     found[f"{process.label} uses {what} (descriptor {name}): {way}"] = None
@@ -178,6 +193,11 @@ def _descriptors(process: Process) -> tuple[list[str], int]:
         except OSError:
             continue
     return list(found), largest
+
+
+def _mount_id(pid: int, fd: str) -> str:
+    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as file:
+        return next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
 
 
 def _device(path: str) -> str:

@@ -15,7 +15,7 @@ from vz.disk import layout
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.files import make_dirs, remove, write_atomically
 from vz.kernel.process import starttime
-from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts
+from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts, systemd
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, say_started, warn
 from vz.ops.undo import Undo, interrupted
@@ -239,7 +239,7 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.rlimits = record.rlimits
     plan.shm_bytes = limits.shm_bytes(ct)
     plan.user_limits = limits.user_limits()
-    plan.program = seccomp_program(ct.conf)
+    plan.program = seccomp_program(ct.conf, pidfds=not systemd.must_not_see_pidfds(ct.root))
     plan.dropped = dropped_capabilities(ct.conf.capability)
     plan.nesting = bool(ct.conf.features and ct.conf.features.get("nesting"))
     guest_config = guestfiles.guest_config(ct)

@@ -86,14 +86,16 @@ DROPPED_CAPABILITIES = frozenset(
 )
 
 
-def seccomp_program(conf: CTConfig) -> bytes:
-    """Return the filter for a CT with the FEATURES, NETFILTER and OSTEMPLATE of *conf*."""
+def seccomp_program(conf: CTConfig, *, pidfds: bool = True) -> bytes:
+    """Return the filter for a CT with the FEATURES, NETFILTER and OSTEMPLATE of *conf*; with or without pidfds."""
     nesting = bool(conf.features and conf.features.get("nesting"))
     compat32 = (conf.features or {}).get("compat32", is_32bit(conf.ostemplate))
     rules = {arch: _rules(arch, nesting, compat32) for arch in seccomp.architectures()}
-    if conf.netfilter == "disabled":
-        for arch in rules:
+    for arch in rules:
+        if conf.netfilter == "disabled":
             rules[arch] += _no_netfilter(arch)
+        if not pidfds and not nesting:
+            rules[arch] += _no_pidfds(arch)
     return seccomp.assemble(rules)
 
 
@@ -143,6 +145,15 @@ def _no_netfilter(arch: str) -> list[seccomp.Rule]:
     return refused
 
 
+def _no_pidfds(arch: str) -> list[seccomp.Rule]:
+    """Return what makes the kernel look like one that has no pidfds; that a clone(2) can return one is left alone."""
+    rules = [seccomp.Rule(PIDFD_OPEN, errno.ENOSYS)]
+    for number in _SOCKET_OPTIONS[arch]:
+        options = (SO_PASSPIDFD, SO_PEERPIDFD)
+        rules.append(seccomp.Rule(number, errno.ENOPROTOOPT, 1, values=(SOL_SOCKET,), also=(2, options)))
+    return rules
+
+
 def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:
     column = _COLUMN[arch]
     rules = []
@@ -165,11 +176,4 @@ def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:
         rules.append(seccomp.Rule(clone3, errno.ENOSYS))
         rules.append(seccomp.Rule(clone, errno.EPERM, 0, mask=NESTED))
         rules.append(seccomp.Rule(unshare, errno.EPERM, 0, mask=NESTED | CLONE_NEWTIME))
-        # systemd, from 257 on, knows processes by the inode numbers of their pidfds, which are others after a restore:
-        # it would take no watchdog message from any service, and end them all.  EMFILE: the one error that each of
-        # its versions goes on from.
-        rules.append(seccomp.Rule(PIDFD_OPEN, errno.EMFILE))
-        for call in _SOCKET_OPTIONS[arch]:
-            options = (SO_PASSPIDFD, SO_PEERPIDFD)
-            rules.append(seccomp.Rule(call, errno.ENOPROTOOPT, 1, values=(SOL_SOCKET,), also=(2, options)))
     return rules
