@@ -19,7 +19,7 @@ from vm_session import Session
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     argv = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only"]
-    environment = {name: value for name, value in os.environ.items() if name != "VZ_SOAK"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("VZ_SOAK", "PYTEST_ADDOPTS")}
     argv += ["tests/kernel", "tests/e2e"]
     done = subprocess.run(argv, cwd=TREE, env=environment, capture_output=True, text=True)
     ids = [line for line in done.stdout.splitlines() if "::" in line]
