@@ -244,7 +244,7 @@ def test_a_file_on_a_mount_that_has_gone(vz: Vz, new_ct) -> None:  # type: ignor
     vz.sh(ctid, "systemctl restart systemd-logind")
     done = vz("check", ctid)
     assert done.returncode == 16 and "on a mount that has gone" in done.stdout, done
-    assert re.search(r"su \(\d+\).* has /c\d+\.ref open", done.stdout), done
+    assert re.search(r"process su .* has /c\d+\.ref open", done.stdout), done
     assert vz("chkpnt", ctid).returncode == 16
     vz.sh(ctid, "systemctl stop session")
     assert vz("check", ctid).returncode == 0
