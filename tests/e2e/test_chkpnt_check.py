@@ -246,6 +246,6 @@ def test_a_file_on_a_mount_that_has_gone(vz: Vz, new_ct) -> None:  # type: ignor
     assert done.returncode == 16 and "on a mount that has gone" in done.stdout, done
     assert re.search(r"process su .* has /c\d+\.ref open", done.stdout), done
     assert vz("chkpnt", ctid).returncode == 16
-    vz.sh(ctid, "systemctl stop session")
+    vz.sh(ctid, "systemctl stop session user@0")
     assert vz("check", ctid).returncode == 0
     vz.ok("chkpnt", ctid)

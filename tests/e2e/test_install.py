@@ -22,7 +22,18 @@ from vz.cli.main import VERSION
 from vz.cli.table import PROGRAMS
 from vz.ops.hostcheck import NEEDED
 
-PARTS = ("bin", "completion", "docs", "etc", "src", "tools", "Makefile", "pyproject.toml", "tests/testnode.py")
+PARTS = (
+    "bin",
+    "completion",
+    "docs",
+    "etc",
+    "src",
+    "tools",
+    "Makefile",
+    "pyproject.toml",
+    "tests/testnode.py",
+    "tests/hostsettings.py",
+)
 ENV = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"]
 NOBODY = 65534
 

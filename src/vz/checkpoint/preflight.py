@@ -181,7 +181,11 @@ def _descriptors(process: Process, mount_ids: set[str]) -> tuple[list[str], int]
                     found[f"{process.label} has {words} {printable(link)} open (descriptor {name}): stop it"] = None
             elif link.endswith(" (deleted)") and not link.startswith(("/memfd:", "/dev/zero", "/SYSV")):
                 largest = max(largest, os.stat(f"{folder}/{name}").st_size)
-            elif link.startswith("/") and mount_ids and _mount_id(process.pid, name) not in mount_ids:
+            elif (
+                link.startswith("/")
+                and not link.endswith(" (deleted)")
+                and _mount_id(process.pid, name) not in mount_ids
+            ):
                 found[
                     f"{process.label} has {printable(link)} open (descriptor {name}) on a mount that has gone, with a "
                     "service that was restarted, say: end or restart it (where that was logind: a session from before)"
