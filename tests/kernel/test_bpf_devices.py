@@ -123,3 +123,19 @@ def test_hundreds_of_rules_load(group: str) -> None:
     put(group, *rules, DeviceRule(DEV_CHAR, *NULL, ACC_READ))
     assert access(group, "/dev/null", os.O_RDONLY) == 0
     assert access(group, "/dev/zero", os.O_RDONLY) == errno.EPERM
+
+
+def test_a_signal_while_it_loads_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives up with EAGAIN then."""
+    tries: list[int] = []
+    whole = bpf.call
+
+    def call(command: int, attr: bytes, name: str) -> int:
+        tries.append(command)
+        if len(tries) < 3:
+            raise BlockingIOError(errno.EAGAIN, name)
+        return whole(command, attr, name)
+
+    monkeypatch.setattr(bpf, "call", call)
+    os.close(bpf.load(bpf.device_program([])))
+    assert len(tries) == 3

@@ -11,7 +11,7 @@ import struct
 from . import ffi
 from .libc import _NR_BPF, check, nr, syscall
 
-BPF_PROG_LOAD = 5
+BPF_PROG_LOAD, LOAD_TRIES = 5, 5
 BPF_PROG_ATTACH = 8
 BPF_PROG_TYPE_CGROUP_DEVICE = 15
 BPF_CGROUP_DEVICE = 6
@@ -86,7 +86,13 @@ def load(program: bytes, name: str = "vz_devices", kind: int = BPF_PROG_TYPE_CGR
         0,
         where,
     )
-    return call(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
+    for attempt in range(LOAD_TRIES):
+        try:
+            return call(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
+        except BlockingIOError:  # a signal came while the kernel looked through the program
+            if attempt == LOAD_TRIES - 1:
+                raise
+    raise AssertionError
 
 
 def attach(program_fd: int, cgroup: str) -> None:
