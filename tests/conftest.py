@@ -91,9 +91,15 @@ class Vz:
         return done.stdout + done.stderr
 
     def remove(self, ctid: int) -> None:
-        self("stop", ctid, "--fast")
-        self("umount", ctid)
-        self("destroy", ctid)
+        """Destroy the CT; again where a node daemon, which has its lock or starts it again, was in between."""
+        conf = self.node.path(f"/etc/vz/conf/{ctid}.conf")
+        for _ in range(20):
+            self("stop", ctid, "--fast")
+            self("umount", ctid)
+            self("destroy", ctid)
+            if not conf.exists():
+                return
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
