@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -325,14 +326,20 @@ def test_a_new_version_is_the_same_process_and_parent(vz: Vz, node: Node, daemon
     assert vz.run("vzeventd", "-d").stderr == f"vzeventd runs already (pid {pid})\n"
 
 
-def test_a_start_outlives_the_daemon(vz: Vz, node: Node, idle_daemon: Daemon, new_ct: Callable[..., int]) -> None:
-    daemon = idle_daemon.start()
-    ctid = new_ct(start=False)
+def held_start(node: Node, ctid: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start a CT whose mount script runs until /vz/mounting is removed; return the command, and the script."""
     script = node.path(f"/etc/vz/conf/{ctid}.mount")
     script.write_text("#!/bin/sh\ntouch /vz/mounting\nwhile [ -e /vz/mounting ]; do sleep 0.05; done\n")
     script.chmod(0o755)
     starting = node.popen("vzctl", "start", str(ctid), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(node.path("/vz/mounting").exists, lambda: "the mount script")
+    return starting, script
+
+
+def test_a_start_outlives_the_daemon(vz: Vz, node: Node, idle_daemon: Daemon, new_ct: Callable[..., int]) -> None:
+    daemon = idle_daemon.start()
+    ctid = new_ct(start=False)
+    starting, script = held_start(node, ctid)
     daemon.kill()
     node.path("/vz/mounting").unlink()
     printed, complained = starting.communicate(timeout=60)
@@ -349,11 +356,7 @@ def test_a_start_by_the_daemon_can_be_cancelled(
     vz: Vz, node: Node, daemon: Daemon, new_ct: Callable[..., int], number: int
 ) -> None:
     ctid = new_ct(start=False)
-    script = node.path(f"/etc/vz/conf/{ctid}.mount")
-    script.write_text("#!/bin/sh\ntouch /vz/mounting\nwhile [ -e /vz/mounting ]; do sleep 0.05; done\n")
-    script.chmod(0o755)
-    starting = node.popen("vzctl", "start", str(ctid), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(node.path("/vz/mounting").exists, lambda: "the mount script")
+    starting, script = held_start(node, ctid)
     starting.send_signal(number)
     time.sleep(0.1)
     node.path("/vz/mounting").unlink()

@@ -12,6 +12,7 @@ from vz.checkpoint import sockets
 from vz.checkpoint.processes import Process, outsiders, read_table
 from vz.container.ct import printable
 from vz.container.record import Record
+from vz.kernel.mountinfo import mount_id
 
 NAMESPACES = {
     "pid": "runs in a pid namespace of its own",
@@ -60,7 +61,7 @@ def look(record: Record, pids: list[int]) -> tuple[list[str], int]:
     found += [_entered(process) for process in outsiders(table, record.init_pid)]
     reference = {name: _namespace(record.init_pid, name) for name in NAMESPACES}
     seen_mounts: set[str] = set()
-    mount_ids: set[str] = set()
+    mount_ids: set[int] = set()
     ghost_bytes = 0
     for process in table.values():
         if process.state == "Z":
@@ -74,7 +75,7 @@ def look(record: Record, pids: list[int]) -> tuple[list[str], int]:
         if mounts and mounts not in seen_mounts:
             seen_mounts.add(mounts)
             rows = _mountinfo(process.pid)
-            mount_ids.update(row[0] for row in rows)
+            mount_ids |= _mount_ids(rows)
             found += [line for line in _mounts(process, rows) if line not in found]
     for process in table.values():
         lines, largest = _descriptors(process, mount_ids)
@@ -118,6 +119,10 @@ def _mountinfo(pid: int) -> list[list[str]]:
         return []
 
 
+def _mount_ids(rows: list[list[str]]) -> set[int]:
+    return {int(row[0]) for row in rows}
+
+
 def _mounts(process: Process, rows: list[list[str]]) -> list[str]:
     """Return the mounts in the namespace of *process* that criu cannot make again, and queues that are in use."""
     root = next((row[2] for row in rows if row[4] == "/"), "")
@@ -156,7 +161,7 @@ def _queues(process: Process) -> list[str]:
     return [f"POSIX message queue /{printable(name)} exists: end what uses it and remove it" for name in names]
 
 
-def _descriptors(process: Process, mount_ids: set[str]) -> tuple[list[str], int]:
+def _descriptors(process: Process, mount_ids: set[int]) -> tuple[list[str], int]:
     """Return (a line for each kind of descriptor that cannot be dumped, the size of the largest unlinked file).
 
     *mount_ids*: of all mounts in the CT's mount namespaces.
@@ -181,11 +186,7 @@ def _descriptors(process: Process, mount_ids: set[str]) -> tuple[list[str], int]
                     found[f"{process.label} has {words} {printable(link)} open (descriptor {name}): stop it"] = None
             elif link.endswith(" (deleted)") and not link.startswith(("/memfd:", "/dev/zero", "/SYSV")):
                 largest = max(largest, os.stat(f"{folder}/{name}").st_size)
-            elif (
-                link.startswith("/")
-                and not link.endswith(" (deleted)")
-                and _mount_id(process.pid, name) not in mount_ids
-            ):
+            elif link.startswith("/") and not link.endswith(" (deleted)") and _has_gone(process, int(name), mount_ids):
                 found[
                     f"{process.label} has {printable(link)} open (descriptor {name}) on a mount that has gone, with a "
                     "service that was restarted, say: end or restart it (where that was logind: a session from before)"
@@ -199,9 +200,10 @@ def _descriptors(process: Process, mount_ids: set[str]) -> tuple[list[str], int]
     return list(found), largest
 
 
-def _mount_id(pid: int, fd: str) -> str:
-    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as file:
-        return next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+def _has_gone(process: Process, fd: int, mount_ids: set[int]) -> bool:
+    """Tell whether the mount of a descriptor is in no mount namespace; some may be younger than *mount_ids*."""
+    number = mount_id(fd, process.pid)
+    return number not in mount_ids and number not in _mount_ids(_mountinfo(process.pid))
 
 
 def _device(path: str) -> str:

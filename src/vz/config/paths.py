@@ -10,3 +10,4 @@ DISTS_DIR = f"{ETC}/dists"
 RUN = "/run/vz"
 STATE = "/var/lib/vzctl"
 EVENTD = f"{RUN}/eventd"  # the node daemon's socket
+REBOOT_MARKS = f"{STATE}/vzreboot"  # a file for each CT that is to be started again

@@ -86,13 +86,12 @@ def load(program: bytes, name: str = "vz_devices", kind: int = BPF_PROG_TYPE_CGR
         0,
         where,
     )
-    for attempt in range(LOAD_TRIES):
+    for _ in range(LOAD_TRIES - 1):
         try:
             return call(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
-        except BlockingIOError:  # a signal came while the kernel looked through the program
-            if attempt == LOAD_TRIES - 1:
-                raise
-    raise AssertionError
+        except BlockingIOError:
+            continue  # a signal came while the kernel looked through the program
+    return call(BPF_PROG_LOAD, attr, "BPF_PROG_LOAD")
 
 
 def attach(program_fd: int, cgroup: str) -> None:

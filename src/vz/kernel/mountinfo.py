@@ -22,9 +22,9 @@ def is_mount_point(path: str) -> bool:
         os.close(here)
 
 
-def mount_id(fd: int) -> int:
-    """Return the mount that *fd* lies in, as the first field of /proc/self/mountinfo; see proc(5), fdinfo."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+def mount_id(fd: int, pid: int | str = "self") -> int:
+    """Return the mount that *fd* of *pid* lies in, as the first field of its mountinfo; see proc(5), fdinfo."""
+    with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as info:
         for line in info:
             if line.startswith(b"mnt_id:"):
                 return int(line[7:])

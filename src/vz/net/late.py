@@ -12,6 +12,8 @@ import _socket
 import array
 import struct
 
+from vz.net.neighbours import checksum
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,20 +89,8 @@ def with_checksum(packet: bytes) -> bytes:
     if not at or len(body) < at + 2:
         return packet
     body = body[:at] + b"\0\0" + body[at + 2 :]
-    total = _sum(ends + len(body).to_bytes(4, "big") + bytes((0, 0, 0, protocol)) + body)
-    value = 0xFFFF - total or (0xFFFF if protocol == 17 else 0)
+    value = checksum(ends, protocol, body) or (0xFFFF if protocol == 17 else 0)
     return packet[:start] + body[:at] + value.to_bytes(2, "big") + body[at + 2 :]
-
-
-def _sum(data: bytes) -> int:
-    """Return the Internet checksum's sum of *data*, RFC 1071."""
-    words = array.array("H", data + b"\0" if len(data) % 2 else data)
-    if struct.pack("=H", 1) == b"\1\0":
-        words.byteswap()
-    total = sum(words)
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def _split(packets: bytes) -> Iterator[bytes]:

@@ -205,15 +205,16 @@ class Probe:
 
 def icmpv6_packet(kind: int, body: bytes, source: bytes, target: bytes) -> bytes:
     """Return an IPv6 packet with an ICMPv6 message of type *kind* and hop limit 255, checksum made."""
-    message = bytes((kind, 0)) + _checksum(source, target, bytes((kind, 0, 0, 0)) + body) + body
+    message = bytes((kind, 0)) + checksum(source + target, 58, bytes((kind, 0, 0, 0)) + body).to_bytes(2, "big") + body
     return b"\x60\0\0\0" + len(message).to_bytes(2, "big") + b"\x3a\xff" + source + target + message
 
 
-def _checksum(source: bytes, target: bytes, message: bytes) -> bytes:
-    data = source + target + len(message).to_bytes(4, "big") + b"\0\0\0\x3a" + message
+def checksum(ends: bytes, protocol: int, message: bytes) -> int:
+    """Return the checksum of *message* of *protocol* over IP between *ends* (source and target), RFC 1071."""
+    data = ends + len(message).to_bytes(4, "big") + bytes((0, 0, 0, protocol)) + message
     if len(data) % 2:
         data += b"\0"
     total = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return (0xFFFF - total).to_bytes(2, "big")
+    return 0xFFFF - total

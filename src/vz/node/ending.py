@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from vz.config.nodeconfig import load_node
-from vz.config.paths import CONF_DIR, STATE
+from vz.config.paths import CONF_DIR, REBOOT_MARKS
 from vz.container import record as records
 from vz.container.ct import load
 from vz.container.lock import CTLock
@@ -19,7 +19,6 @@ from vz.errors import AlreadyRunning, ExitCode, Locked, VzError
 from vz.kernel.files import make_dirs, read_text, remove, write_atomically
 from vz.ops import journal, report
 
-MARKS = f"{STATE}/vzreboot"
 SUSPENDED = "suspended"
 # a CT that reboots more often than this is left stopped
 MOST_REBOOTS, WITHIN_S = 5, 60.0
@@ -27,25 +26,25 @@ MOST_REBOOTS, WITHIN_S = 5, 60.0
 
 def mark(ctid: int, text: str, *, durable: bool = True) -> None:
     """Note that CT *ctid* is to be started again."""
-    make_dirs(MARKS, 0o700)
-    write_atomically(f"{MARKS}/{ctid}", f"{text}\n".encode(), 0o600, durable=durable)
+    make_dirs(REBOOT_MARKS, 0o700)
+    write_atomically(f"{REBOOT_MARKS}/{ctid}", f"{text}\n".encode(), 0o600, durable=durable)
 
 
 def unmark(ctid: int) -> None:
-    remove(f"{MARKS}/{ctid}")
+    remove(f"{REBOOT_MARKS}/{ctid}")
 
 
 def marked() -> dict[int, str]:
     """Return {CTID: text} of the CTs that are to be started again."""
     try:
-        names = os.listdir(MARKS)
+        names = os.listdir(REBOOT_MARKS)
     except FileNotFoundError:
         return {}
     found = {}
     for name in names:
         if name.isascii() and name.isdigit():
             try:
-                found[int(name)] = read_text(f"{MARKS}/{name}").strip()
+                found[int(name)] = read_text(f"{REBOOT_MARKS}/{name}").strip()
             except OSError:
                 found[int(name)] = ""
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _signal
 import os
 
-from vz.config.paths import STATE
+from vz.config.paths import REBOOT_MARKS
 from vz.container.ct import Container
 from vz.errors import ExitCode, NotRunning, VzError
 from vz.kernel import handover
@@ -36,7 +36,7 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False, operat
         ScriptFailed: the .stop script (79), the CT is left running.
         VzError: it cannot be killed (33), its root cannot be unmounted (51).
     """
-    remove(f"{STATE}/vzreboot/{ct.ctid}")  # what is stopped now is not to be started again
+    remove(f"{REBOOT_MARKS}/{ct.ctid}")  # what is stopped now is not to be started again
     try:
         record, pidfd = open_init(ct)
     except NotRunning:

@@ -10,6 +10,7 @@ import os
 
 from vz.container.ct import Container
 from vz.kernel import cgroup
+from vz.kernel.mountinfo import mount_id
 from vz.kernel.openat import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from vz.resources.cgroups import ct_dir, limit_dir
 
@@ -131,8 +132,7 @@ def terminals(init_pid: int) -> int:
 
 def file_system(fd: int, pid: int) -> str:
     """Return the type of the file system that *fd* (it may be O_PATH) is on, by the mounts that *pid* sees."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-        mount = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+    mount = mount_id(fd)
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             if line.startswith(f"{mount} "):
