@@ -58,6 +58,7 @@ class Session:
         if mux:
             make_dirs(RUN, 0o711)
         self.route = Route(request.host, request.ssh, request.rsync, mux, request.verbosity)
+        self.route.prefer_fast_ciphers()
         self.migration = log.new_id()
         self.entry = log.Log(ct.ctid, log.OUT, {})
         self.facts: dict[str, Any] = {}

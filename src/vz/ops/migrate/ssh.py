@@ -34,7 +34,7 @@ def is_host(word: str) -> bool:
 class Route:
     """How the other node is reached: its ssh destination and the admin's own options for ssh and rsync."""
 
-    __slots__ = ("host", "mux", "rsync", "ssh", "verbosity")
+    __slots__ = ("_ciphers", "host", "mux", "rsync", "ssh", "verbosity")
 
     def __init__(self, host: str, ssh: str = "", rsync: str = "", mux: str = "", verbosity: int = 0) -> None:
         self.host = host if "@" in host else f"root@{host}"
@@ -42,10 +42,21 @@ class Route:
         self.rsync = rsync.split()
         self.mux = mux  # a control socket: all connections through one
         self.verbosity = verbosity
+        self._ciphers: list[str] = []
+
+    def prefer_fast_ciphers(self) -> None:
+        """Have the connections use a cipher that the processor does itself; for those that carry much."""
+        from vz.ops.migrate.checks import cpu_flags
+        from vz.ops.migrate.cipher import cipher_options
+
+        try:
+            self._ciphers = cipher_options(["ssh", *self.ssh], self.host, cpu_flags())
+        except FileNotFoundError:
+            pass  # start() says it
 
     def ssh_argv(self) -> list[str]:
         """Return ssh and its options, without the destination."""
-        argv = ["ssh", "-o", "BatchMode=yes", *self.ssh, *ALIVE]
+        argv = ["ssh", "-o", "BatchMode=yes", *self.ssh, *ALIVE, *self._ciphers]
         if self.mux:
             argv += ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.mux}", "-o", "ControlPersist=5"]
         return argv + ["-v"] * (self.verbosity > 3)
