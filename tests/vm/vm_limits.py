@@ -21,7 +21,6 @@ UML = {
     ),
     "test_strikes.py": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_kill.py kills by the clock there",
     "test_cpumask_says_which": NO_CPUSET,
-    "test_rule10_nothing_of_the_operator_gets_in": "a caller with odd limits cannot start a CT there: not understood yet",
     "test_what_compare_finds": "two changes within one tick of its clock (10 ms) have one time",
     "test_hundreds_of_cts_are_listed_at_once": "it asserts a time, which means nothing there",
     "test_rule06_system_calls_that_reach_outside_are_refused[i386]": NO_I386,
