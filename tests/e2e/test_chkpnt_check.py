@@ -15,6 +15,7 @@ import pytest
 from conftest import Vz, cgroup_dirs, template
 from netns import wait_until
 from vz.kernel import namespaces
+from vz.ops.systemd import pidfds_have_inodes
 
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"
@@ -92,6 +93,16 @@ def test_a_ct_that_can_be_dumped(vz: Vz, ct: int) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"Container {ct} can be checkpointed\n", "")
     vz.ok("stop", ct, "--fast")
     assert vz("check", ct).returncode == 31
+
+
+@pytest.mark.skipif(not pidfds_have_inodes(), reason="this kernel's pidfds have no inodes of their own (Linux 6.9)")
+def test_a_systemd_that_notices_a_restore(vz: Vz, ct: int) -> None:
+    vz.sh(ct, "mkdir -p /usr/lib/systemd && touch /usr/lib/systemd/libsystemd-shared-259.so")
+    done = vz("check", ct)
+    assert done.returncode == 0
+    assert "Warning: systemd 259 in the container knows its services by pidfds" in done.stdout
+    done = vz("chkpnt", ct)
+    assert (done.returncode, "WARNING: systemd 259" in done.stderr) == (0, True)
 
 
 def test_io_uring(vz: Vz, planted) -> None:  # type: ignore[no-untyped-def]

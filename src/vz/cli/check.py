@@ -35,7 +35,7 @@ def run(argv: list[str], options: Globals) -> int:
             from vz.ops.chkpnt import Dump, need_running, obstacles
 
             found = obstacles(ct, need_running(ct), Dump(ct.dump_path))
-            return tell(found, [f"Container {ct.ctid} can be checkpointed"])
+            return tell(found, [f"Container {ct.ctid} can be checkpointed", *doubts(ct)])
         return there(ct, wanted) if wanted.host else anywhere(ct)
 
     return locked(options, node, ctid, action)
@@ -85,7 +85,7 @@ def anywhere(ct: Container) -> int:
     except VzError as exc:  # its layout, its template
         return tell([*found, str(exc)], [])
     needs = [f"\t{line}" for line in conditions.wanted_there(facts)]
-    return tell(found, [f"Container {ct.ctid} can be migrated live to a node that has", *needs])
+    return tell(found, [f"Container {ct.ctid} can be migrated live to a node that has", *needs, *doubts(ct)])
 
 
 def there(ct: Container, wanted: Wanted) -> int:
@@ -112,11 +112,19 @@ def there(ct: Container, wanted: Wanted) -> int:
         return tell([str(exc)], [])
     except Broken as exc:
         return tell([f"Lost {wanted.host}: {exc}"], [])
-    doubts = [f"Warning: {item['text']}" for item in problems if not item["code"]]
+    warnings = [f"Warning: {item['text']}" for item in problems if not item["code"]] + doubts(ct)
     found = [f"{item['text']}{_way_on(item)}" for item in problems if item["code"]]
     if found:
-        return tell(found + doubts, [])
-    return tell([], [f"Container {ct.ctid} can be migrated live to {wanted.host}", *doubts])
+        return tell(found + warnings, [])
+    return tell([], [f"Container {ct.ctid} can be migrated live to {wanted.host}", *warnings])
+
+
+def doubts(ct: Container) -> list[str]:
+    """Return what will be dumped and restored, and not be as before."""
+    from vz.ops import systemd
+
+    text = systemd.doubt(ct.root)
+    return [f"Warning: {text}"] if text else []
 
 
 def _way_on(item: dict[str, Any]) -> str:

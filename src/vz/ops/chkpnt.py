@@ -17,7 +17,7 @@ from vz.container.ct import KEPT, Container, printable
 from vz.container.record import Record
 from vz.errors import ExitCode, VzError
 from vz.net import lock
-from vz.ops import carry, dumped, journal, mount
+from vz.ops import carry, dumped, journal, mount, systemd
 from vz.ops.join import open_init
 from vz.ops.report import say, warn
 from vz.ops.settle import clear, forget_run
@@ -137,6 +137,9 @@ def check(ct: Container, record: Record, made: Dump) -> None:
     found = obstacles(ct, record, made)
     if found:
         raise NotDumped("\n".join(["Unable to make a dump:", *(f"\t{line}" for line in found)]))
+    doubt = systemd.doubt(ct.root)
+    if doubt:
+        warn(f"WARNING: {doubt}")
 
 
 def obstacles(ct: Container, record: Record, made: Dump) -> list[str]:

@@ -38,3 +38,24 @@ def version(root: str) -> int:
 
 def must_not_see_pidfds(root: str) -> bool:
     return KNOWS_BY_PIDFD <= version(root) < NEEDS_PIDFDS
+
+
+def doubt(root: str) -> str:
+    """Return what is lost of the CT at *root* by a dump and restore on this kernel; "" for nothing."""
+    number = version(root)
+    if number < NEEDS_PIDFDS or not pidfds_have_inodes():
+        return ""
+    return (
+        f"systemd {number} in the container knows its services by pidfds, which a restore changes: "
+        "services with a watchdog (journald, logind) are restarted some minutes after it"
+    )
+
+
+def pidfds_have_inodes() -> bool:
+    """Tell whether each process's pidfd has an inode of its own (Linux 6.9); before, all share one."""
+    ours, parents = os.pidfd_open(os.getpid()), os.pidfd_open(1)
+    try:
+        return os.fstat(ours).st_ino != os.fstat(parents).st_ino
+    finally:
+        os.close(ours)
+        os.close(parents)

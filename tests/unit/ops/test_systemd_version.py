@@ -32,6 +32,22 @@ def test_where_it_is(tmp_path: Path, place: str, name: str, number: int) -> None
     assert systemd.must_not_see_pidfds(str(tmp_path)) == (number == 257)
 
 
+@pytest.mark.parametrize(
+    ("number", "inodes", "doubted"), [(257, True, 0), (258, True, 1), (259, True, 1), (258, False, 0)]
+)
+def test_what_a_restore_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, inodes: bool, doubted: int
+) -> None:
+    put(tmp_path, systemd.PLACES[0], f"libsystemd-shared-{number}.so")
+    monkeypatch.setattr(systemd, "pidfds_have_inodes", lambda: inodes)
+    assert systemd.doubt(str(tmp_path)).count(f"systemd {number} in the container") == doubted
+
+
+def test_pidfds_of_this_kernel() -> None:
+    release = [int(word) for word in os.uname().release.split(".")[:2]]
+    assert systemd.pidfds_have_inodes() == (release >= [6, 9])
+
+
 def test_none(tmp_path: Path) -> None:
     assert systemd.version(str(tmp_path)) == 0
 
