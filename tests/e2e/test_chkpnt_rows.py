@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import inner_python
 import pytest
 from chkpnt_rig import cycle
 from test_chkpnt_carried import looked
 from test_chkpnt_check import call, libc, named, planted  # noqa: F401
 
 from conftest import Vz
+from netns import wait_until
 from vz.kernel import mounts
 
 ADDRESS = "192.0.2.86"
@@ -130,6 +132,58 @@ def test_iptables_of_the_old_kind(vz: Vz, new_ct) -> None:  # type: ignore[no-un
     assert [
         looked(vz, ct, f"{family}-legacy-save").splitlines()[1:-1] for family in ("iptables", "ip6tables")
     ] == before
+
+
+UNACCEPTED = """
+import os, socket, time
+def made(): return socket.socket(socket.{family})
+address = {address!r}
+listening, client = made(), made()
+listening.bind(address)
+listening.listen(4)
+client.connect(address)
+client.send(b"x")
+if {closed}: client.close()
+open("/run/ready", "w").close()
+while not os.path.exists("/run/go"): time.sleep(0.05)
+if not {closed}:
+    client.settimeout(20)
+    try:
+        assert client.send(b"y") and client.recv(1) == b""
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+fresh = made()
+fresh.connect(address)
+fresh.send(b"new")
+served, _ = listening.accept()
+assert served.recv(9) == b"new"
+print("as it should", flush=True)
+"""
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+@pytest.mark.parametrize(
+    ("family", "address", "name"),
+    [("AF_INET", ("127.0.0.1", 8123), "port 8123"), ("AF_UNIX", "\0waiting", "socket @waiting")],
+    ids=["tcp", "unix"],
+)
+def test_connections_that_nobody_accepts(
+    vz: Vz, ct: int, family: str, address: object, name: str, closed: bool
+) -> None:
+    """A server that hangs keeps nobody from a checkpoint: named before, then ended; what comes after is served."""
+    inner_python.install(vz, ct, with_libc=True)
+    program = UNACCEPTED.format(family=family, address=address, closed=closed)
+    vz("exec", ct, "cat > /program", stdin=program.encode())
+    vz.sh(ct, f"(setsid {inner_python.PYTHON} /program </dev/null >/run/out 2>&1 &)")
+    assert wait_until(lambda: vz("exec", ct, "test -e /run/ready").returncode == 0), vz.sh(ct, "cat /run/out")
+    shown = vz("check", ct)
+    words = f"does not accept the connections to {name}: those that wait are lost\n"
+    assert shown.returncode == 0 and "Warning: process python3 (" in shown.stdout and words in shown.stdout, shown
+    done = vz("chkpnt", ct)
+    assert done.returncode == 0 and "WARNING: process python3 (" in done.stderr and words in done.stderr, done
+    vz.ok("restore", ct)
+    vz.sh(ct, "touch /run/go")
+    assert wait_until(lambda: vz.sh(ct, "cat /run/out") == "as it should\n"), vz.sh(ct, "cat /run/out")
 
 
 def test_hugetlbfs(vz: Vz, planted) -> None:  # type: ignore[no-untyped-def]  # noqa: F811

@@ -5,16 +5,18 @@ from __future__ import annotations
 import _socket
 import os
 
+from vz.container.ct import printable
 from vz.kernel.process import pidfd_getfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SO_DOMAIN, SO_PROTOCOL, SO_TYPE, SO_PASSCRED = 39, 38, 3, 16
+SO_DOMAIN, SO_PROTOCOL, SO_TYPE, SO_PASSCRED, SO_ACCEPTCONN = 39, 38, 3, 16, 30
 TCP_REPAIR, REPAIR_OFF = 19, 0
 IPPROTO_UDPLITE = 136
 DRAIN_LIMIT = 1 << 20
+BACKLOG_LIMIT = 1 << 16
 
 
 def end_repair(pids: list[int]) -> int:
@@ -59,6 +61,56 @@ def credentials_queued(pids: list[int]) -> int:
         except OSError:
             pass  # EAGAIN: nothing waits; EINVAL: it listens
     return 0
+
+
+def waiting(pids: list[int]) -> dict[int, tuple[int, str]]:
+    """Return the sockets where a connection waits to be accepted, by inode: (a process that listens, its name).
+
+    criu cannot dump such a connection.
+    """
+    found = {}
+    for pid, sock in _each(pids):
+        try:
+            if _has_backlog(sock):
+                found[os.fstat(sock.fileno()).st_ino] = pid, _name(sock)
+        except OSError:
+            pass  # a socket without such an option
+    return found
+
+
+def drop_waiting(pids: list[int]) -> int:
+    """End the Unix connections that nobody has accepted; return how many there were.  The processes must be frozen.
+
+    For criu skips none but those of TCP (--skip-in-flight).
+    """
+    count = 0
+    for _, sock in _each(pids):
+        try:
+            while sock.family == _socket.AF_UNIX and count < BACKLOG_LIMIT and _has_backlog(sock):
+                fd, _ = sock._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+                os.close(fd)
+                count += 1
+        except OSError:
+            pass
+    return count
+
+
+def _has_backlog(sock: _socket.socket) -> bool:
+    if not sock.getsockopt(_socket.SOL_SOCKET, SO_ACCEPTCONN):
+        return False
+    import select
+
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _name(sock: _socket.socket) -> str:
+    address = sock.getsockname()
+    if sock.family == _socket.AF_UNIX:
+        text = os.fsdecode(address)
+        return f"socket {printable('@' + text[1:] if text[:1] == chr(0) else text)}"
+    return f"port {address[1]}"
 
 
 def _each(pids: list[int]) -> Iterator[tuple[int, _socket.socket]]:

@@ -120,11 +120,9 @@ def there(ct: Container, wanted: Wanted) -> int:
 
 
 def doubts(ct: Container) -> list[str]:
-    """Return what will be dumped and restored, and not be as before."""
-    from vz.ops import systemd
+    from vz.ops import chkpnt
 
-    text = systemd.doubt(ct.root)
-    return [f"Warning: {text}"] if text else []
+    return [f"Warning: {text}" for text in chkpnt.doubts(ct)]
 
 
 def _way_on(item: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ TRANSIENT = (
     "Control messages in queue",
 )
 TRIES = 3
+BACKLOG_LOOKS, BACKLOG_PAUSE_S = 4, 0.05
 # freezing hits some processes in the middle of what criu cannot dump but is over in a moment
 SETTLE_S, SETTLE_PAUSE_S = 3.0, 0.005
 
@@ -137,9 +138,26 @@ def check(ct: Container, record: Record, made: Dump) -> None:
     found = obstacles(ct, record, made)
     if found:
         raise NotDumped("\n".join(["Unable to make a dump:", *(f"\t{line}" for line in found)]))
+    for text in doubts(ct):
+        warn(f"WARNING: {text}")
+
+
+def doubts(ct: Container) -> list[str]:
+    """Return a line for each thing that will not be after a dump and a restore as it was before."""
+    pids = cgroups.pids(ct)
+    late = sockets.waiting(pids)
+    for _ in range(BACKLOG_LOOKS):
+        if late:  # most are taken a moment later
+            time.sleep(BACKLOG_PAUSE_S)
+            again = sockets.waiting(pids)
+            late = {inode: found for inode, found in late.items() if inode in again}
+    found = []
+    for pid, name in late.values():
+        process = processes.read_process(pid)
+        who = process.label if process else f"process {pid}"
+        found.append(f"{who} does not accept the connections to {name}: those that wait are lost")
     doubt = systemd.doubt(ct.root)
-    if doubt:
-        warn(f"WARNING: {doubt}")
+    return [*found, doubt] if doubt else found
 
 
 def obstacles(ct: Container, record: Record, made: Dump) -> list[str]:
@@ -223,6 +241,8 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
             raise NotDumped("\n".join(["Unable to make a dump:", *(f"\t{line}" for line in lost)]))
         if attempt == TRIES and sockets.drain_netlink(cgroups.pids(ct)):
             warn("WARNING: messages of the kernel (netlink) that a program has not read are lost")
+        if attempt == TRIES:
+            sockets.drop_waiting(cgroups.pids(ct))  # check() has named them
         say("\tdump...", level)
         argv = dump_options(
             record,
