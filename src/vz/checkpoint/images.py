@@ -60,20 +60,20 @@ def fix_executables(folder: str) -> int:
         if regular is None:
             regular, top = _regular_files(files)
         data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
-        entry = _records(data, name)[0]
-        exe = _first(entry, MM_EXE_FILE_ID)
+        entry = records(data, name)[0]
+        exe = first(entry, MM_EXE_FILE_ID)
         if not isinstance(exe, int) or exe not in regular:
             continue
         file_entry, reg = regular[exe]
-        flags = _first(reg, REG_FLAGS)
+        flags = first(reg, REG_FLAGS)
         if not isinstance(flags, int) or not flags & O_PATH:
             continue
         if exe not in made:
             top += 1
             made[exe] = top
             copy = with_varint(with_varint(reg, REG_ID, top), REG_FLAGS, O_LARGEFILE)
-            added += _record(with_bytes(with_varint(file_entry, FILE_ID, top), FILE_REG, copy))
-        changed.append((f"{folder}/{name}", data[:HEAD] + _record(with_varint(entry, MM_EXE_FILE_ID, made[exe]))))
+            added += record(with_bytes(with_varint(file_entry, FILE_ID, top), FILE_REG, copy))
+        changed.append((f"{folder}/{name}", data[:HEAD] + record(with_varint(entry, MM_EXE_FILE_ID, made[exe]))))
     if added:  # first: an entry that nobody names does no harm
         write_atomically(files, read_bytes(files, LIMIT_BYTES) + added, MODE, durable=False)
     for path, data in changed:
@@ -98,13 +98,13 @@ def restart_polls(folder: str, continued: Callable[[int, int], int]) -> int:
         data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
         if mark not in data:  # most of them
             continue
-        core = _records(data, name)[0]
-        info = _first(core, CORE_X86)
-        regs = _first(info, X86_REGS) if isinstance(info, bytes) else None
-        if _first(core, CORE_MACHINE) != MACHINE_X86_64 or not isinstance(info, bytes) or not isinstance(regs, bytes):
+        core = records(data, name)[0]
+        info = first(core, CORE_X86)
+        regs = first(info, X86_REGS) if isinstance(info, bytes) else None
+        if first(core, CORE_MACHINE) != MACHINE_X86_64 or not isinstance(info, bytes) or not isinstance(regs, bytes):
             continue
-        ip, call = _first(regs, REGS_IP), _first(regs, REGS_ORIG_AX)
-        if _first(regs, REGS_AX) != MINUS_EINTR or not isinstance(ip, int):
+        ip, call = first(regs, REGS_IP), first(regs, REGS_ORIG_AX)
+        if first(regs, REGS_AX) != MINUS_EINTR or not isinstance(ip, int):
             continue
         if call == NR_RESTART_SYSCALL:
             call = continued(int(name[len("core-") : -len(".img")]), ip)
@@ -112,7 +112,7 @@ def restart_polls(folder: str, continued: Callable[[int, int], int]) -> int:
             continue
         regs = with_varint(with_varint(regs, REGS_AX, NR_POLL), REGS_IP, ip - SYSCALL_BYTES)
         core = with_bytes(core, CORE_X86, with_bytes(info, X86_REGS, regs))
-        write_atomically(f"{folder}/{name}", data[:HEAD] + _record(core), MODE, durable=False)
+        write_atomically(f"{folder}/{name}", data[:HEAD] + record(core), MODE, durable=False)
         count += 1
     return count
 
@@ -127,15 +127,15 @@ def move_ids(folder: str, old: int, new: int, count: int) -> None:
             continue
         data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
         out = data[:HEAD]
-        for message in _records(data, name):
+        for message in records(data, name):
             moved = b""
             for number, wire, value in fields(message):
                 if number in USERNS_MAPS and isinstance(value, bytes):
-                    lower = _first(value, EXTENT_LOWER_FIRST)
+                    lower = first(value, EXTENT_LOWER_FIRST)
                     if isinstance(lower, int) and old <= lower < old + count:
                         value = with_varint(value, EXTENT_LOWER_FIRST, lower - old + new)
                 moved += field(number, wire, value)
-            out += _record(moved)
+            out += record(moved)
         if out != data:
             write_atomically(f"{folder}/{name}", out, MODE)
 
@@ -149,14 +149,14 @@ def move_cgroups(folder: str, old: tuple[str, int], new: tuple[str, int]) -> Non
     path = f"{folder}/cgroup.img"
     data = read_bytes(path, LIMIT_BYTES)
     out = data[:HEAD]
-    for message in _records(data, "cgroup.img"):
+    for message in records(data, "cgroup.img"):
         moved = b""
         for number, wire, value in fields(message):
             if isinstance(value, bytes) and number in (CGROUP_SETS, CGROUP_CONTROLLERS):
                 wanted = SET_MEMBERS if number == CGROUP_SETS else CONTROLLER_DIRS
                 value = _each(value, wanted, lambda inner: _move_cgroup(inner, old, new))
             moved += field(number, wire, value)
-        out += _record(moved)
+        out += record(moved)
     if out != data:
         write_atomically(path, out, MODE)
 
@@ -194,19 +194,19 @@ def id_maps(folder: str) -> list[tuple[int, int, int]]:
     found = []
     for name in sorted(os.listdir(folder)):
         if name.startswith("userns-") and name.endswith(".img"):
-            for message in _records(read_bytes(f"{folder}/{name}", LIMIT_BYTES), name):
+            for message in records(read_bytes(f"{folder}/{name}", LIMIT_BYTES), name):
                 for number, _, value in fields(message):
                     if number == USERNS_MAPS[0] and isinstance(value, bytes):
-                        parts = [_first(value, n) for n in (EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT)]
+                        parts = [first(value, n) for n in (EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT)]
                         found.append(tuple(part if isinstance(part, int) else 0 for part in parts))
     return found  # type: ignore[return-value]
 
 
 def pages_written(folder: str) -> int:
     """Return how many pages the dump in *folder* has written or sent, by its stats-dump (criu's images/stats.proto)."""
-    for message in _records(read_bytes(f"{folder}/stats-dump", LIMIT_BYTES), "stats-dump"):
-        said = _first(message, STATS_DUMP)
-        count = _first(said, DUMP_PAGES_WRITTEN) if isinstance(said, bytes) else None
+    for message in records(read_bytes(f"{folder}/stats-dump", LIMIT_BYTES), "stats-dump"):
+        said = first(message, STATS_DUMP)
+        count = first(said, DUMP_PAGES_WRITTEN) if isinstance(said, bytes) else None
         return count if isinstance(count, int) else 0
     return 0
 
@@ -268,18 +268,27 @@ def _regular_files(path: str) -> tuple[dict[int, tuple[bytes, bytes]], int]:
     """Return the regular files of files.img by id, and the largest id of all."""
     found = {}
     top = 0
-    for entry in _records(read_bytes(path, LIMIT_BYTES), "files.img"):
-        number = _first(entry, FILE_ID)
+    for entry in records(read_bytes(path, LIMIT_BYTES), "files.img"):
+        number = first(entry, FILE_ID)
         if not isinstance(number, int):
             raise BadImage("files.img: an entry without id")
         top = max(top, number)
-        reg = _first(entry, FILE_REG)
+        reg = first(entry, FILE_REG)
         if isinstance(reg, bytes):
             found[number] = (entry, reg)
     return found, top
 
 
-def _records(data: bytes, name: str) -> list[bytes]:
+def read(path: str) -> bytes:
+    return read_bytes(path, LIMIT_BYTES)
+
+
+def replace(path: str, data: bytes) -> None:
+    write_atomically(path, data, MODE, durable=False)
+
+
+def records(data: bytes, name: str) -> list[bytes]:
+    """Return the messages of an image file; BadImage."""
     found = []
     at = HEAD
     while at < len(data):
@@ -292,12 +301,22 @@ def _records(data: bytes, name: str) -> list[bytes]:
     return found
 
 
-def _record(message: bytes) -> bytes:
+def record(message: bytes) -> bytes:
+    """Return *message* as it stands in an image file."""
     return len(message).to_bytes(4, "little") + message
 
 
-def _first(message: bytes, wanted: int) -> int | bytes | None:
+def first(message: bytes, wanted: int) -> int | bytes | None:
+    """Return the value of field *wanted*, None where *message* has none."""
     return next((value for number, _, value in fields(message) if number == wanted), None)
+
+
+def number(message: bytes, wanted: int) -> int:
+    """Return the value of field *wanted*, a number; BadImage where there is none."""
+    value = first(message, wanted)
+    if not isinstance(value, int):
+        raise BadImage(f"a message without field {wanted}")
+    return value
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

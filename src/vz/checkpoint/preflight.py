@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from vz.checkpoint import sockets
+from vz.checkpoint import sockets, terminals
 from vz.checkpoint.processes import Process, outsiders, read_table
 from vz.container.ct import printable
 from vz.container.record import Record
@@ -81,6 +81,11 @@ def look(record: Record, pids: list[int]) -> tuple[list[str], int]:
         lines, largest = _descriptors(process, mount_ids)
         found += lines
         ghost_bytes = max(ghost_bytes, largest)
+    for tty in terminals.stray(list(table)):
+        label = table[tty.pid].label
+        found.append(
+            f"{label} has /dev/tty open (descriptor {tty.fd}), and nobody has that terminal otherwise: stop it"
+        )
     return found, ghost_bytes
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import time
 
-from vz.checkpoint import criu, images, preflight, processes, sockets, store, watches
+from vz.checkpoint import criu, images, preflight, processes, sockets, store, terminals, watches
 from vz.checkpoint.options import criu_program, dump_options
 from vz.container.ct import KEPT, Container, printable
 from vz.container.record import Record
@@ -56,7 +56,7 @@ class Dump:
     A migration makes its own kind of it: what it notes, and what is done while criu holds the CT.
     """
 
-    __slots__ = ("counts", "durable", "ghost_bytes", "keep_running", "path", "serial", "socket", "was_frozen")
+    __slots__ = ("counts", "durable", "ghost_bytes", "keep_running", "path", "serial", "socket", "ttys", "was_frozen")
 
     def __init__(self, path: str, *, keep_running: bool = False, was_frozen: bool = False) -> None:
         self.path = path
@@ -64,6 +64,7 @@ class Dump:
         self.keep_running = keep_running
         self.was_frozen = was_frozen
         self.ghost_bytes = 0  # the largest unlinked file that a process has open
+        self.ttys: list[terminals.Descriptor] = []  # what its processes have open as /dev/tty
         self.socket = -1  # for criu's page traffic
         self.counts = False  # it is whole, synced and has its name: what criu does now cannot take it back
         self.durable = True  # its images are synced before it counts
@@ -195,6 +196,8 @@ def make(ct: Container, record: Record, made: Dump) -> None:
         made.forget(ct.ctid)
         if isinstance(exc, criu.CriuFailed):
             raise NotDumped(_reasons("Checkpointing failed", exc.lines, logs)) from exc
+        if isinstance(exc, images.BadImage):
+            raise NotDumped(_reasons("Checkpointing failed", [str(exc)], logs)) from exc
         if isinstance(exc, OSError):
             what = f" ({exc.filename})" if exc.filename else ""
             hint = "; DUMPDIR in vz.conf says where dumps go" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else ""
@@ -243,6 +246,7 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
             warn("WARNING: messages of the kernel (netlink) that a program has not read are lost")
         if attempt == TRIES:
             sockets.drop_waiting(cgroups.pids(ct))  # check() has named them
+        made.ttys, _ = terminals.look(cgroups.pids(ct))
         say("\tdump...", level)
         argv = dump_options(
             record,
@@ -260,7 +264,7 @@ def attempt_dump(ct: Container, record: Record, made: Dump, held: list[int]) -> 
 
         try:
             criu.run(
-                [program, *argv, *extra],
+                [program, *argv, *terminals.externals(made.ttys), *extra],
                 f"{folder}/dump.log",
                 cgroups.ct_dir(ct),
                 on_stage,
@@ -303,6 +307,8 @@ def complete(ct: Container, record: Record, made: Dump) -> None:
     """Finish the dump while criu holds the CT: fix, add our own files, sync, and give it its name."""
     folder = made.path + store.NEW
     images.fix_executables(f"{folder}/images")
+    ttys = [(processes.inner_id(tty.pid), tty.fd, tty.index) for tty in made.ttys]
+    terminals.name_by_number(f"{folder}/images", ttys)
     images.restart_polls(f"{folder}/images", processes.Calls(cgroups.pids(ct)).before)
     store.write(folder, "record", record.text())
     store.write(folder, "cgroups", "".join(f"{line}\n" for line in tree.save(ct)))
