@@ -135,8 +135,14 @@ def test_without_netfilter_there_is_none(vz: Vz, new_ct: Callable[..., int]) -> 
 def test_with_netfilter_nothing_of_it_is_refused(vz: Vz, new_ct: Callable[..., int]) -> None:
     ct = new_ct("--netfilter", "full", template=template("debian-12"))
     found = answers(vz, ct)
-    refused = {name for name, word in found.items() if word in ("Protocol not supported", "Protocol not available")}
-    assert found["nfnetlink"] == "yes" and "iptables set" not in refused and "ip6tables set" not in refused
+    # legacy tables are modules of many kernels, which nobody has loaded: the node itself has none then
+    done = vz.run("perl", "-", stdin=ASK)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        name, _, word = line.partition(": ")
+        absent = word in ("Protocol not supported", "Protocol not available")
+        assert absent or found[name] not in ("Protocol not supported", "Protocol not available"), (name, found)
+    assert found["nfnetlink"] == "yes"
 
 
 def test_netfilter_is_set_for_the_next_start(vz: Vz, ct: int) -> None:
