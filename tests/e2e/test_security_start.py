@@ -116,7 +116,7 @@ def test_rule04_below_the_masks_is_no_secret_and_nothing_to_write(vz: Vz, ct: in
                 assert "can't create" in vz.sh(ct, f"echo b > {path}"), path
     keys = vz.sh(ct, "cat /proc/keys").splitlines()  # those of its own sessions only, which hold nothing
     assert all(line.split()[4:6] == ["3f030000", "0"] and line.endswith("_ses: empty") for line in keys), keys
-    found = vz.sh(ct, f"find /sys -type f 2>/dev/null {WRITABLE}").splitlines()
+    found = vz.sh(ct, f"find /sys -type f 2>/dev/null {WRITABLE}", timeout=600).splitlines()
     assert [line for line in found if "/net/" not in line and "/cgroup/" not in line] == []
 
 

@@ -2,6 +2,7 @@
 
 NO_CPUSET = "its kernel is built without SMP and therefore has no cpuset controller"
 NO_NFTABLES = "its kernel is built without nftables for IP"
+NO_CRIU = "its kernel is built without CONFIG_CHECKPOINT_RESTORE"
 NO_I386 = "its kernel takes the numbers of 32-bit system calls for 64-bit ones"
 UML = {
     **dict.fromkeys(
@@ -11,14 +12,17 @@ UML = {
             "test_chkpnt_check.py",
             "test_chkpnt_kill.py",
             "test_chkpnt_steps.py",
+            "test_chkpnt_terminals.py",
             "test_migrate_live.py",
             "test_migrate_memory.py",
             "test_migrate_newid.py",
             "test_chkpnt_rows.py",
             "test_services.py",
         ),
-        "its kernel is built without CONFIG_CHECKPOINT_RESTORE",
+        NO_CRIU,
     ),
+    "test_suspended_at_shutdown_and_back_at_boot": NO_CRIU,
+    "test_a_restored_ct_is_the_daemons_child": NO_CRIU,
     "test_strikes.py": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_kill.py kills by the clock there",
     "test_cpumask_says_which": NO_CPUSET,
     "test_what_compare_finds": "two changes within one tick of its clock (10 ms) have one time",
@@ -27,6 +31,8 @@ UML = {
     "test_rule06_arguments_that_reach_outside_are_refused[i386]": NO_I386,
     "test_rule06_no_socket_of_the_hypervisor_by_socketcall": NO_I386,
     "test_a_page_of_libc_is_in_memory_once": "twenty Debian systems at once take more than five minutes there",
+    "test_nft_works_inside": NO_NFTABLES,
+    "test_iptables_works_inside": NO_NFTABLES,
     "test_running_without_save[--ipadd-]": NO_NFTABLES,
     "test_a_flushed_ruleset_is_made_again_for_all": NO_NFTABLES,
     "test_changes_to_a_running_ct_are_what_a_start_makes": NO_NFTABLES,

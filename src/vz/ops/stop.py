@@ -67,6 +67,25 @@ def stop(ct: Container, *, fast: bool = False, skip_umount: bool = False, operat
         journal.end(ct.ctid)
 
 
+def finish(ct: Container) -> None:
+    """Bring the stop of a CT to its end whose init may have been asked to halt, which nobody can take back.
+
+    Raises:
+        VzError: it cannot be killed (33).
+    """
+    try:
+        record, pidfd = open_init(ct)
+    except NotRunning:
+        return
+    try:
+        if not shut_down(ct, record.init_pid, pidfd):
+            kill(ct, pidfd)
+        clear(ct)
+        forget_run(ct)
+    finally:
+        os.close(pidfd)
+
+
 def shut_down(ct: Container, init_pid: int, pidfd: int) -> bool:
     """Ask init to halt; True when it ended within STOP_TIMEOUT."""
     timeout_s = float(ct.conf.stop_timeout_s or ct.node.stop_timeout_s or DEFAULT_TIMEOUT_S)

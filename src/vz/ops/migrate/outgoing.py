@@ -63,6 +63,11 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
         forget(facts)
         return
     say(f"An earlier migration of this container to {host} was interrupted: it stays here")
+    if entry.stage == log.STOPPING:
+        from vz.ops import stop
+
+        stop.finish(ct)
+        ct.forget_record()
     stay(ct, entry)
     if facts["was"] == "running" and not ct.is_running():
         warn(f"It was running and is stopped now: vzctl start {ct.ctid}")
