@@ -30,6 +30,9 @@ try("tclass", setsockopt($six, 41, 67, pack("i", 0)));
 """
 
 
+REFUSED = ("Protocol not supported", "Protocol not available")
+
+
 def closure(program: str) -> list[str]:
     """Return *program* and the libraries it loads."""
     path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
@@ -110,7 +113,10 @@ def test_iptables_works_inside(vz: Vz, new_ct: Callable[..., int], kind: str) ->
 
 
 def answers(vz: Vz, ct: int) -> dict[str, str]:
-    done = vz("exec2", ct, "perl", "-", stdin=ASK)
+    return said(vz("exec2", ct, "perl", "-", stdin=ASK))
+
+
+def said(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     assert done.returncode == 0, done.stderr
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
@@ -135,14 +141,12 @@ def test_without_netfilter_there_is_none(vz: Vz, new_ct: Callable[..., int]) -> 
 def test_with_netfilter_nothing_of_it_is_refused(vz: Vz, new_ct: Callable[..., int]) -> None:
     ct = new_ct("--netfilter", "full", template=template("debian-12"))
     found = answers(vz, ct)
-    # legacy tables are modules of many kernels, which nobody has loaded: the node itself has none then
-    done = vz.run("perl", "-", stdin=ASK)
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        name, _, word = line.partition(": ")
-        absent = word in ("Protocol not supported", "Protocol not available")
-        assert absent or found[name] not in ("Protocol not supported", "Protocol not available"), (name, found)
     assert found["nfnetlink"] == "yes"
+    refused = {name for name, word in found.items() if word in REFUSED}
+    absent = {name for name, word in said(vz.run("perl", "-", stdin=ASK)).items() if word in REFUSED}
+    assert refused <= absent, "what the node's kernel has"
+    if {"iptables set", "ip6tables set"} & absent:
+        pytest.skip("the rest is tested; needs ip_tables and ip6_tables, which this node has not loaded")
 
 
 def test_netfilter_is_set_for_the_next_start(vz: Vz, ct: int) -> None:

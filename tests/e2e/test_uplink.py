@@ -180,7 +180,7 @@ def test_force_route(vz: Vz, inside: Netns, new_ct: NewCt, vz_conf: Conf) -> Non
             vz_conf("FORCE_ROUTE=yes")
             vz.ok("start", ct)
             assert f"dev vz{ct}" in inside.run("ip", "route", "get", address)
-            assert vz.run("ping", "-c1", "-W3", address).returncode == 0
+            assert vz.run("ping", "-c1", "-W1", address).returncode == 0
             vz_conf("")
     finally:
         for family in ("-4", "-6"):
@@ -264,7 +264,7 @@ def test_an_address_of_a_dead_ct_can_be_taken_over(vz: Vz, node: Node, inside: N
     vz("stop", dead)
     for address in ("192.0.2.162", "2001:db8::162"):
         assert f"{address} dev up0" in proxies(inside)
-        assert vz.run("ping", "-c1", "-W3", address).returncode == 0
+        assert vz.run("ping", "-c1", "-W1", address).returncode == 0
     done = vz("start", dead)
     assert done.returncode == 78 and f"in use by container {heir}" in done.stderr
 

@@ -58,8 +58,8 @@ def fix_executables(folder: str) -> int:
         if not (name.startswith("mm-") and name.endswith(".img")):
             continue
         if regular is None:
-            regular, top = _regular_files(files)
-        data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
+            regular, top = regular_files(records(read(files), "files.img"))
+        data = read(f"{folder}/{name}")
         entry = records(data, name)[0]
         exe = first(entry, MM_EXE_FILE_ID)
         if not isinstance(exe, int) or exe not in regular:
@@ -75,9 +75,9 @@ def fix_executables(folder: str) -> int:
             added += record(with_bytes(with_varint(file_entry, FILE_ID, top), FILE_REG, copy))
         changed.append((f"{folder}/{name}", data[:HEAD] + record(with_varint(entry, MM_EXE_FILE_ID, made[exe]))))
     if added:  # first: an entry that nobody names does no harm
-        write_atomically(files, read_bytes(files, LIMIT_BYTES) + added, MODE, durable=False)
+        replace(files, read(files) + added)
     for path, data in changed:
-        write_atomically(path, data, MODE, durable=False)
+        replace(path, data)
     return len(changed)
 
 
@@ -95,7 +95,7 @@ def restart_polls(folder: str, continued: Callable[[int, int], int]) -> int:
     for name in os.listdir(folder):
         if not (name.startswith("core-") and name.endswith(".img")):
             continue
-        data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
+        data = read(f"{folder}/{name}")
         if mark not in data:  # most of them
             continue
         core = records(data, name)[0]
@@ -112,7 +112,7 @@ def restart_polls(folder: str, continued: Callable[[int, int], int]) -> int:
             continue
         regs = with_varint(with_varint(regs, REGS_AX, NR_POLL), REGS_IP, ip - SYSCALL_BYTES)
         core = with_bytes(core, CORE_X86, with_bytes(info, X86_REGS, regs))
-        write_atomically(f"{folder}/{name}", data[:HEAD] + record(core), MODE, durable=False)
+        replace(f"{folder}/{name}", data[:HEAD] + record(core))
         count += 1
     return count
 
@@ -125,7 +125,7 @@ def move_ids(folder: str, old: int, new: int, count: int) -> None:
     for name in sorted(os.listdir(folder)):
         if not (name.startswith("userns-") and name.endswith(".img")):
             continue
-        data = read_bytes(f"{folder}/{name}", LIMIT_BYTES)
+        data = read(f"{folder}/{name}")
         out = data[:HEAD]
         for message in records(data, name):
             moved = b""
@@ -147,7 +147,7 @@ def move_cgroups(folder: str, old: tuple[str, int], new: tuple[str, int]) -> Non
     it are meant: the rest of a path is the CT's.
     """
     path = f"{folder}/cgroup.img"
-    data = read_bytes(path, LIMIT_BYTES)
+    data = read(path)
     out = data[:HEAD]
     for message in records(data, "cgroup.img"):
         moved = b""
@@ -194,7 +194,7 @@ def id_maps(folder: str) -> list[tuple[int, int, int]]:
     found = []
     for name in sorted(os.listdir(folder)):
         if name.startswith("userns-") and name.endswith(".img"):
-            for message in records(read_bytes(f"{folder}/{name}", LIMIT_BYTES), name):
+            for message in records(read(f"{folder}/{name}"), name):
                 for number, _, value in fields(message):
                     if number == USERNS_MAPS[0] and isinstance(value, bytes):
                         parts = [first(value, n) for n in (EXTENT_FIRST, EXTENT_LOWER_FIRST, EXTENT_COUNT)]
@@ -204,7 +204,7 @@ def id_maps(folder: str) -> list[tuple[int, int, int]]:
 
 def pages_written(folder: str) -> int:
     """Return how many pages the dump in *folder* has written or sent, by its stats-dump (criu's images/stats.proto)."""
-    for message in records(read_bytes(f"{folder}/stats-dump", LIMIT_BYTES), "stats-dump"):
+    for message in records(read(f"{folder}/stats-dump"), "stats-dump"):
         said = first(message, STATS_DUMP)
         count = first(said, DUMP_PAGES_WRITTEN) if isinstance(said, bytes) else None
         return count if isinstance(count, int) else 0
@@ -264,18 +264,16 @@ def with_bytes(message: bytes, wanted: int, value: bytes) -> bytes:
     return out
 
 
-def _regular_files(path: str) -> tuple[dict[int, tuple[bytes, bytes]], int]:
-    """Return the regular files of files.img by id, and the largest id of all."""
+def regular_files(entries: list[bytes]) -> tuple[dict[int, tuple[bytes, bytes]], int]:
+    """Return the regular files in *entries* of files.img by id, as (file_entry, reg_file_entry), and the largest id."""
     found = {}
     top = 0
-    for entry in records(read_bytes(path, LIMIT_BYTES), "files.img"):
-        number = first(entry, FILE_ID)
-        if not isinstance(number, int):
-            raise BadImage("files.img: an entry without id")
-        top = max(top, number)
+    for entry in entries:
+        file_id = integer(entry, FILE_ID)
+        top = max(top, file_id)
         reg = first(entry, FILE_REG)
         if isinstance(reg, bytes):
-            found[number] = (entry, reg)
+            found[file_id] = (entry, reg)
     return found, top
 
 
@@ -311,7 +309,7 @@ def first(message: bytes, wanted: int) -> int | bytes | None:
     return next((value for number, _, value in fields(message) if number == wanted), None)
 
 
-def number(message: bytes, wanted: int) -> int:
+def integer(message: bytes, wanted: int) -> int:
     """Return the value of field *wanted*, a number; BadImage where there is none."""
     value = first(message, wanted)
     if not isinstance(value, int):

@@ -13,6 +13,7 @@ from vz.checkpoint.processes import Process, outsiders, read_table
 from vz.container.ct import printable
 from vz.container.record import Record
 from vz.kernel.mountinfo import mount_id
+from vz.kernel.process import descriptors
 
 NAMESPACES = {
     "pid": "runs in a pid namespace of its own",
@@ -173,32 +174,27 @@ def _descriptors(process: Process, mount_ids: set[int]) -> tuple[list[str], int]
     """
     found: dict[str, None] = {}
     largest = 0
-    folder = f"/proc/{process.pid}/fd"
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return [], 0
-    for name in names:
+    for fd, link in descriptors(process.pid):
+        path = f"/proc/{process.pid}/fd/{fd}"
         try:
-            link = os.readlink(f"{folder}/{name}")
             if link.startswith("socket:"):
-                words = _socket(process.pid, int(name))
+                words = _socket(process.pid, fd)
                 if words:
-                    found[f"{process.label} has {words} open (descriptor {name}): stop it"] = None
+                    found[f"{process.label} has {words} open (descriptor {fd}): stop it"] = None
             elif link.startswith("/dev/") and not link.endswith("(deleted)"):
-                words = _device(f"{folder}/{name}")
+                words = _device(path)
                 if words:
-                    found[f"{process.label} has {words} {printable(link)} open (descriptor {name}): stop it"] = None
+                    found[f"{process.label} has {words} {printable(link)} open (descriptor {fd}): stop it"] = None
             elif link.endswith(" (deleted)") and not link.startswith(("/memfd:", "/dev/zero", "/SYSV")):
-                largest = max(largest, os.stat(f"{folder}/{name}").st_size)
-            elif link.startswith("/") and not link.endswith(" (deleted)") and _has_gone(process, int(name), mount_ids):
+                largest = max(largest, os.stat(path).st_size)
+            elif link.startswith("/") and not link.endswith(" (deleted)") and _has_gone(process, fd, mount_ids):
                 found[
-                    f"{process.label} has {printable(link)} open (descriptor {name}) on a mount that has gone, with a "
+                    f"{process.label} has {printable(link)} open (descriptor {fd}) on a mount that has gone, with a "
                     "service that was restarted, say: end or restart it (where that was logind: a session from before)"
                 ] = None
             for prefix, what, way in DESCRIPTORS:
                 if what and link.startswith(prefix):
-                    found[f"{process.label} uses {what} (descriptor {name}): {way}"] = None
+                    found[f"{process.label} uses {what} (descriptor {fd}): {way}"] = None
                     break
         except OSError:
             continue

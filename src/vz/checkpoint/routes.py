@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 import struct
 
-from vz.kernel.files import read_bytes, write_atomically
+from vz.checkpoint import images
 from vz.kernel.rtnetlink import RTM_NEWROUTE, route_without_state
 
 MAGIC = struct.pack("=I", 0x45311224)
-LIMIT_BYTES = 1 << 30
-MODE = 0o644
 RTMSG_BYTES = 12
 _HEAD = struct.Struct("=IHHII")
 
@@ -25,10 +23,10 @@ def forget_state(folder: str) -> None:
         if not name.startswith(("route-", "route6-")):
             continue
         path = f"{folder}/{name}"
-        data = read_bytes(path, LIMIT_BYTES)
+        data = images.read(path)
         changed = stateless(data)
         if changed != data:
-            write_atomically(path, changed, MODE, durable=False)
+            images.replace(path, changed)
 
 
 def stateless(data: bytes) -> bytes:

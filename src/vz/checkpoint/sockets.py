@@ -6,7 +6,7 @@ import _socket
 import os
 
 from vz.container.ct import printable
-from vz.kernel.process import pidfd_getfd
+from vz.kernel.process import copy_fd, descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,32 +128,15 @@ def _each(pids: list[int]) -> Iterator[tuple[int, _socket.socket]]:
 
 def socket_fds(pid: int) -> list[int]:
     """Return the descriptors of process *pid* that are sockets."""
-    found = []
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return []
-    for name in names:
-        try:
-            if os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
+    return [fd for fd, link in descriptors(pid) if link.startswith("socket:")]
 
 
 def open_socket(pid: int, fd: int) -> _socket.socket | None:
     """Return a socket object on descriptor *fd* of process *pid*; None when it cannot be had."""
     try:
-        pidfd = os.pidfd_open(pid)
+        return _socket.socket(fileno=copy_fd(pid, fd))
     except OSError:
         return None
-    try:
-        return _socket.socket(fileno=pidfd_getfd(pidfd, fd))
-    except OSError:
-        return None
-    finally:
-        os.close(pidfd)
 
 
 def refused(sock: _socket.socket) -> str:

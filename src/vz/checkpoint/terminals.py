@@ -1,6 +1,6 @@
 """Descriptors of /dev/tty, which criu refuses where somebody else, such as sshd, has the terminal's master.
 
-"ctty inheritance detected": dash, ash, sudo and others that do job control keep one.  It is the same terminal as
+"ctty inheritance detected": dash, ash and others that do job control keep one.  It is the same terminal as
 /dev/pts/N, and most of its programs have that open too.  So criu is told that /dev/tty is not its business
 (``--external tty[…]``), and its images are changed afterwards: what was /dev/tty becomes another descriptor of
 /dev/pts/N, which criu restores.  A process sees no difference but the name.
@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 
 from vz.checkpoint import images
-from vz.kernel.process import pidfd_getfd
+from vz.kernel.process import copy_fd, descriptors
 
 PTS_MAJOR = 136  # devpts numbers all its terminals in the minor number
 TTY = os.makedev(5, 0)
 TIOCGDEV = 0x80045432  # ioctl_tty(2); the same on x86 and arm64
 # messages of criu: file_entry and what it holds of a terminal, fdinfo_entry, task_kobj_ids_entry
-FILE_ID, FILE_REG, FILE_TTY = 2, 3, 19
-REG_ID, REG_FLAGS = 1, 2
+FILE_TTY = 19
 TTY_INFO_ID, TTY_FLAGS, TTY_REGULAR = 2, 3, 6
 FDINFO_ID, FDINFO_FD = 1, 4
 IDS_FILES = 2
@@ -37,22 +36,15 @@ def look(pids: list[int]) -> tuple[list[Descriptor], set[int]]:
     """Return (the descriptors of /dev/tty that *pids* have, the terminals that they have open as /dev/pts/N)."""
     found, slaves = [], set()
     for pid in pids:
-        folder = f"/proc/{pid}/fd"
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        for name in names:
+        for fd, link in descriptors(pid):
+            if not link.endswith("/dev/tty") and "/pts/" not in link:
+                continue
             try:
-                link = os.readlink(f"{folder}/{name}")
-                if link.endswith("/dev/tty"):
-                    status = os.stat(f"{folder}/{name}")
-                    if status.st_rdev == TTY:
-                        found.append(Descriptor(pid, int(name), status.st_dev, _index(pid, int(name))))
-                elif "/pts/" in link:
-                    rdev = os.stat(f"{folder}/{name}").st_rdev
-                    if os.major(rdev) == PTS_MAJOR:
-                        slaves.add(os.minor(rdev))
+                status = os.stat(f"/proc/{pid}/fd/{fd}")
+                if status.st_rdev == TTY:
+                    found.append(Descriptor(pid, fd, status.st_dev, _index(pid, fd)))
+                elif os.major(status.st_rdev) == PTS_MAJOR:
+                    slaves.add(os.minor(status.st_rdev))
             except OSError:
                 continue  # it has just been closed
     return found, slaves
@@ -62,11 +54,7 @@ def _index(pid: int, fd: int) -> int:
     """Return the number of the terminal that a descriptor of /dev/tty stands for; -1: it has gone, or is none."""
     import fcntl
 
-    pidfd = os.pidfd_open(pid)
-    try:
-        copy = pidfd_getfd(pidfd, fd)
-    finally:
-        os.close(pidfd)
+    copy = copy_fd(pid, fd)
     try:
         number = int.from_bytes(fcntl.ioctl(copy, TIOCGDEV, bytes(4)), "little")
     except OSError:  # EIO: hung up
@@ -103,30 +91,30 @@ def name_by_number(folder: str, descriptors: list[tuple[int, int, int]]) -> int:
     path = f"{folder}/files.img"
     data = images.read(path)
     entries = images.records(data, "files.img")
-    top = max(images.number(entry, FILE_ID) for entry in entries)
-    regular = {images.number(entry, FILE_ID): entry for entry in entries if images.first(entry, FILE_REG) is not None}
-    slaves: dict[int, bytes] = {}  # terminal → the entry of a file /dev/pts/N
+    regular, top = images.regular_files(entries)
+    slaves: dict[int, tuple[bytes, bytes]] = {}  # terminal → the regular file /dev/pts/N
     for entry in entries:
         tty = images.first(entry, FILE_TTY)
-        if isinstance(tty, bytes) and images.number(entry, FILE_ID) not in wanted:
-            info, file = images.number(tty, TTY_INFO_ID), regular.get(images.first(tty, TTY_REGULAR))  # type: ignore[arg-type]
-            if file is not None and not info & 1:  # the odd ones are masters; see tty_gen_id() in criu
-                slaves.setdefault(info >> 1, file)
+        if isinstance(tty, bytes) and images.integer(entry, images.FILE_ID) not in wanted:
+            info, file_id = images.integer(tty, TTY_INFO_ID), images.first(tty, TTY_REGULAR)
+            if isinstance(file_id, int) and file_id in regular and not info & 1:  # odd: masters; criu's tty_gen_id()
+                slaves.setdefault(info >> 1, regular[file_id])
     out = data[: images.HEAD]
     for entry in entries:
         tty = images.first(entry, FILE_TTY)
-        index = wanted.get(images.number(entry, FILE_ID), -1)
-        if index >= 0 and isinstance(tty, bytes):
-            if index not in slaves:
-                raise images.BadImage(f"files.img: nobody has /dev/pts/{index} open")
-            top += 1
-            reg = images.first(slaves[index], FILE_REG)
-            assert isinstance(reg, bytes)
-            reg = images.with_varint(images.with_varint(reg, REG_ID, top), REG_FLAGS, images.number(tty, TTY_FLAGS))
-            out += images.record(images.with_bytes(images.with_varint(slaves[index], FILE_ID, top), FILE_REG, reg))
-            tty = images.with_varint(tty, TTY_INFO_ID, index << 1) + images.field(TTY_REGULAR, images.VARINT, top)
-            entry = images.with_bytes(entry, FILE_TTY, tty)
-        out += images.record(entry)
+        index = wanted.get(images.integer(entry, images.FILE_ID), -1)
+        if index < 0 or not isinstance(tty, bytes):
+            out += images.record(entry)
+            continue
+        if index not in slaves:
+            raise images.BadImage(f"files.img: nobody has /dev/pts/{index} open")
+        top += 1
+        file, reg = slaves[index]
+        reg = images.with_varint(reg, images.REG_ID, top)
+        reg = images.with_varint(reg, images.REG_FLAGS, images.integer(tty, TTY_FLAGS))
+        file = images.with_bytes(images.with_varint(file, images.FILE_ID, top), images.FILE_REG, reg)
+        tty = images.with_varint(tty, TTY_INFO_ID, index << 1) + images.field(TTY_REGULAR, images.VARINT, top)
+        out += images.record(file) + images.record(images.with_bytes(entry, FILE_TTY, tty))
     images.replace(path, out)
     return len(wanted)
 
@@ -134,8 +122,8 @@ def name_by_number(folder: str, descriptors: list[tuple[int, int, int]]) -> int:
 def _file_id(folder: str, pid: int, fd: int) -> int:
     """Return criu's id of what descriptor *fd* of process *pid* (inside) is."""
     ids = images.records(images.read(f"{folder}/ids-{pid}.img"), "ids")[0]
-    name = f"fdinfo-{images.number(ids, IDS_FILES)}.img"
+    name = f"fdinfo-{images.integer(ids, IDS_FILES)}.img"
     for entry in images.records(images.read(f"{folder}/{name}"), name):
-        if images.number(entry, FDINFO_FD) == fd:
-            return images.number(entry, FDINFO_ID)
+        if images.integer(entry, FDINFO_FD) == fd:
+            return images.integer(entry, FDINFO_ID)
     raise images.BadImage(f"{name}: no descriptor {fd}")

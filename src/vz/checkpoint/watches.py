@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from vz.kernel.process import descriptors
+
 # where systemd, D-Bus and their kin watch; the whole tree is walked only for what is not there
 FIRST = ("etc", "usr/share/dbus-1", "usr/local/share/dbus-1", "usr/lib/systemd", "var/lib/dbus-1", "var/spool", "root")
 
@@ -17,15 +19,11 @@ def nameless(pids: list[int], device: int) -> set[int]:
     """Return the inodes of file system *device* that processes in *pids* watch and that have no handle."""
     found = set()
     for pid in pids:
-        try:
-            names = os.listdir(f"/proc/{pid}/fd")
-        except OSError:
-            continue
-        for name in names:
+        for fd, link in descriptors(pid):
+            if link != "anon_inode:inotify":
+                continue
             try:
-                if os.readlink(f"/proc/{pid}/fd/{name}") != "anon_inode:inotify":
-                    continue
-                with open(f"/proc/{pid}/fdinfo/{name}", encoding="ascii") as file:
+                with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as file:
                     rows = [line.split() for line in file if line.startswith("inotify ") and "fhandle:" not in line]
             except OSError:
                 continue

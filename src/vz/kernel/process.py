@@ -10,7 +10,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 NR_clone3 = 435
 CLONE_PARENT = 0x8000
@@ -258,6 +258,30 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     from .libc import check, syscall
 
     return check(syscall(NR_pidfd_getfd, pidfd, fd, 0), "pidfd_getfd")
+
+
+def copy_fd(pid: int, fd: int) -> int:
+    """Return a copy of descriptor *fd* of process *pid*; ESRCH or EBADF when it is gone."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return pidfd_getfd(pidfd, fd)
+    finally:
+        os.close(pidfd)
+
+
+def descriptors(pid: int) -> Iterator[tuple[int, str]]:
+    """Yield (descriptor, what its link says it is) of process *pid*; what is closed meanwhile is left out; proc(5)."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        try:
+            link = os.readlink(f"{folder}/{name}")
+        except OSError:
+            continue
+        yield int(name), link
 
 
 def ioprio_get(tid: int) -> int:

@@ -49,9 +49,9 @@ def test_it_gets_the_name_of_its_terminal(folder: Path) -> None:
     new, changed = after[4:]
     reg, inner = images.first(new, 3), images.first(changed, 19)
     assert isinstance(reg, bytes) and isinstance(inner, bytes)
-    assert (images.number(new, 2), images.number(reg, 1), images.first(reg, 6)) == (42, 42, b"/dev/pts/3")
-    assert images.number(reg, 2) == images.number(inner, 3) == 0o100002
-    assert (images.number(inner, 2), images.number(inner, 6), images.number(changed, 2)) == (6, 42, OURS)
+    assert (images.integer(new, 2), images.integer(reg, 1), images.first(reg, 6)) == (42, 42, b"/dev/pts/3")
+    assert images.integer(reg, 2) == images.integer(inner, 3) == 0o100002
+    assert (images.integer(inner, 2), images.integer(inner, 6), images.integer(changed, 2)) == (6, 42, OURS)
 
 
 def test_two_descriptors_of_one_file(folder: Path) -> None:

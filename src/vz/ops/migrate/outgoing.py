@@ -63,11 +63,6 @@ def mend(ct: Container, facts: dict[str, str]) -> None:
         forget(facts)
         return
     say(f"An earlier migration of this container to {host} was interrupted: it stays here")
-    if entry.stage == log.STOPPING:
-        from vz.ops import stop
-
-        stop.finish(ct)
-        ct.forget_record()
     stay(ct, entry)
     if facts["was"] == "running" and not ct.is_running():
         warn(f"It was running and is stopped now: vzctl start {ct.ctid}")
@@ -80,7 +75,12 @@ def stay(ct: Container, entry: log.Log) -> None:
 
 
 def go_on(ct: Container, entry: log.Log) -> None:
-    """Let a CT that was frozen, or dumped and held, run on here; its dump goes."""
+    """Let a CT run on here that was frozen, or dumped and held; its dump goes.  One that was being stopped ends."""
+    if entry.stage == log.STOPPING:
+        from vz.ops import stop
+
+        stop.finish(ct)
+        ct.forget_record()
     facts = entry.facts
     if facts.get("online") != "yes":
         return

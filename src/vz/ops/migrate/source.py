@@ -260,10 +260,6 @@ def stay(session: Session) -> None:
         clean = False
     except VzError:
         pass  # nothing had begun
-    if entry.stage == log.STOPPING:
-        from vz.ops import stop
-
-        stop.finish(ct)
     outgoing.bring_back(ct, session.was)
     entry.end()
     if not clean:
