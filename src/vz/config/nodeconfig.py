@@ -36,6 +36,12 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("FORCE_ROUTE", "", "Replace another route that the node has to just this address, instead of failing (yes|no)."),
     ("VE_STOP_MODE", "suspend", "What vzeventd --shutdown does with running containers (suspend|stop)."),
     ("VE_PARALLEL", "", "How many containers vzeventd starts or stops at once; unset: as many as there are CPUs."),
+    (
+        "VSWAP_RATE",
+        "100",
+        "How fast a container may grow above its RAM, into its virtual swap: megabytes a second; 0: at full speed. "
+        "vzeventd sees to it.",
+    ),
     ("VE0CPUUNITS", "1000", "CPU weight of the host itself."),
     ("TEMPLATE_MAX_SIZE", "", "Largest size of an unpacked template, in bytes; an archive beyond it is refused."),
     ("TEMPLATE_MAX_FILES", "", "Largest number of files in a template."),

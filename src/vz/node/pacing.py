@@ -1,0 +1,169 @@
+"""The pacer: a CT that grows above its RAM, into its virtual swap, grows at the pace of a disk, without one.
+
+It is a worker of the node daemon.  It looks at each CT, seldom while it is far below its RAM and often when it is near
+or above; growth above RAM is paid for with time in which the CT stands still.  Page cache is never paid for.  Nothing
+is paid twice: what a CT held when it was first seen (after a restore, say) and what it has paid for is free until it
+is given back.
+
+It freezes ``PARENT/CTID/ct``, a level below the one that suspend and checkpoints freeze: neither undoes the other.
+Killed, it leaves no CT frozen: the daemon calls thaw_all(), and so does the next pacer.  The hard limit of RAM and
+swap together is the kernel's, with and without it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import time
+
+from vz.kernel import cgroup
+from vz.resources import vswap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vz.node.workers import Feed
+
+MB = 1 << 20
+FASTEST = 2000 * MB  # bytes a second: faster than a program fills memory
+WRITER = 1500 * MB  # what one that wants to be slowed does
+LONGEST_PAUSE_S = 0.4  # what a CT stands still at a time; with a late wake-up it stays below half a second
+DEBT_S = 0.25  # looks are so close that a fast writer owes no more than this at the next one
+SOONEST_S, SOON_S, SELDOM_S = 0.003, 0.05, 1.0  # the first: in less not every process gets its turn
+SLACK = 64 << 10  # below this nothing is paid: the kernel counts in batches
+
+
+class Paced:
+    """One CT: its directories, what it has paid for, and whether it stands still for that."""
+
+    __slots__ = ("calm_s", "frozen", "memory", "own", "paid", "version")
+
+    def __init__(self, own: str, version: int, memory: str) -> None:
+        self.own = own  # the CT's cgroup2 directory
+        self.version = version  # of the memory controller
+        self.memory = memory  # the CT's directory there
+        self.paid = -1  # bytes; -1: it has not been looked at
+        self.frozen = False
+        self.calm_s = SOON_S
+
+    def look(self, rate: int) -> float:
+        """Freeze or thaw as is due, with *rate* in bytes a second; return in how many seconds to look again.
+
+        Raises:
+            OSError: ENOENT, ENODEV: it has ended.
+        """
+        if self.frozen:
+            self.thaw()
+            return self.calm_s
+        limits = vswap.marked(self.own)
+        if limits is None:
+            self.paid = -1
+            return SELDOM_S
+        ram = limits[0]
+        used = int(cgroup.read(self.memory, "memory.current" if self.version == 2 else "memory.usage_in_bytes"))
+        fixed = used if used <= ram else vswap.fixed_bytes(self.version, self.memory)
+        if fixed <= ram:
+            self.paid = ram
+            return min(max((ram - fixed) / FASTEST, SOON_S if used <= ram else 2 * SOON_S), SELDOM_S)
+        self.paid = fixed if self.paid < 0 else max(self.paid, ram)
+        debt = fixed - self.paid
+        if debt <= SLACK:
+            self.paid = min(self.paid, fixed)  # what is given back is paid for anew when it is taken again
+            self.calm_s = min(2 * self.calm_s, SOON_S)
+            return self.calm_s
+        pause_s = min(debt / rate, LONGEST_PAUSE_S)
+        self.paid += int(pause_s * rate)
+        self.calm_s = tick_s(rate) if pause_s < LONGEST_PAUSE_S else SOONEST_S  # what is still owed is next
+        cgroup.write(f"{self.own}/ct", "cgroup.freeze", 1)
+        self.frozen = True
+        return pause_s
+
+    def thaw(self) -> None:
+        self.frozen = False
+        cgroup.write(f"{self.own}/ct", "cgroup.freeze", 0)
+
+
+def tick_s(rate: int) -> float:
+    """Return how long a CT that grows may run until the next look."""
+    return min(max(DEBT_S * rate / WRITER, SOONEST_S), SOON_S)
+
+
+def thaw_all(top: str) -> None:
+    """Let go what a pacer that was killed has left frozen below *top*, the cgroup that all CTs are in."""
+    try:
+        names = [name for name in os.listdir(top) if name.isdigit()]
+    except FileNotFoundError:
+        return
+    for name in names:
+        path = f"{top}/{name}/ct"
+        try:
+            if cgroup.read(path, "cgroup.freeze") == "1":
+                cgroup.write(path, "cgroup.freeze", 0)
+        except OSError:
+            continue  # it has ended
+
+
+class Pacer:
+    """All CTs, each with the time of its next look."""
+
+    def __init__(self, parent: str, rate: int) -> None:
+        places = cgroup.hierarchies()
+        self.rate = rate
+        self.version = places.version("memory")
+        self.top = f"{places.unified}/{parent}"
+        self.memory_top = self.top if self.version == 2 else f"{places.v1['memory']}/{parent}"
+        self.paced: dict[int, Paced] = {}
+        self.times: list[tuple[float, int, Paced]] = []
+
+    def changed(self, ctid: int, pid: int) -> None:
+        """Take a CT that has started, or one that has ended (*pid* 0): nothing of what it was before counts."""
+        self.paced.pop(ctid, None)  # its entry among the times is passed over
+        if pid:
+            memory = f"{self.memory_top}/{ctid}"
+            own = f"{self.top}/{ctid}"
+            self.paced[ctid] = paced = Paced(own, self.version, f"{memory}/ct" if self.version == 2 else memory)
+            heapq.heappush(self.times, (time.monotonic(), ctid, paced))
+
+    def act(self) -> float | None:
+        """Look at those whose time has come; return in how many seconds the next one's does, None for never."""
+        while self.times:
+            at, ctid, paced = self.times[0]
+            if self.paced.get(ctid) is not paced:
+                heapq.heappop(self.times)
+                continue
+            now = time.monotonic()
+            if at > now:
+                return at - now
+            try:
+                pause_s = paced.look(self.rate)
+            except OSError:  # it ends, of which the daemon will tell; or the kernel is short of something
+                pause_s = SOON_S
+            heapq.heapreplace(self.times, (time.monotonic() + pause_s, ctid, paced))
+        return None
+
+    def let_go(self) -> None:
+        thaw_all(self.top)
+
+
+def run(feed: Feed, parent: str, rate: int) -> None:
+    """Be the worker, until the daemon ends."""
+    pacer = Pacer(parent, rate)
+    pacer.let_go()
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -10)  # who is late here keeps a CT standing
+    except PermissionError:
+        pass
+    poll = select.poll()
+    poll.register(feed, select.POLLIN)
+    try:
+        while True:
+            left_s = pacer.act()
+            if not poll.poll(None if left_s is None else left_s * 1000):
+                continue
+            changes = feed.read()
+            if changes is None:
+                return
+            for ctid, pid in changes:
+                pacer.changed(ctid, pid)
+    finally:
+        pacer.let_go()
