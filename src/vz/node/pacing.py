@@ -27,22 +27,24 @@ if TYPE_CHECKING:
 MB = 1 << 20
 FASTEST = 2000 * MB  # bytes a second: faster than a program fills memory
 WRITER = 1500 * MB  # what one that wants to be slowed does
-LONGEST_PAUSE_S = 0.4  # what a CT stands still at a time; with a late wake-up it stays below half a second
+LONGEST_PAUSE_S = 0.3  # what a CT stands still at a time; with a late wake-up it stays below half a second
 DEBT_S = 0.25  # looks are so close that a fast writer owes no more than this at the next one
-SOONEST_S, SOON_S, SELDOM_S = 0.003, 0.05, 1.0  # the first: in less not every process gets its turn
+SOONEST_S, SOON_S, SELDOM_S = 0.004, 0.05, 1.0  # the first: in less not every process gets its turn
+MOVES = MB  # from one look to the next: a CT that changes by less is at rest, and looked at less and less often
 SLACK = 64 << 10  # below this nothing is paid: the kernel counts in batches
 
 
 class Paced:
     """One CT: its directories, what it has paid for, and whether it stands still for that."""
 
-    __slots__ = ("calm_s", "frozen", "memory", "own", "paid", "version")
+    __slots__ = ("calm_s", "frozen", "memory", "own", "paid", "used", "version")
 
     def __init__(self, own: str, version: int, memory: str) -> None:
         self.own = own  # the CT's cgroup2 directory
         self.version = version  # of the memory controller
         self.memory = memory  # the CT's directory there
         self.paid = -1  # bytes; -1: it has not been looked at
+        self.used = 0  # at the last look below its RAM
         self.frozen = False
         self.calm_s = SOON_S
 
@@ -64,7 +66,10 @@ class Paced:
         fixed = used if used <= ram else vswap.fixed_bytes(self.version, self.memory)
         if fixed <= ram:
             self.paid = ram
-            return min(max((ram - fixed) / FASTEST, SOON_S if used <= ram else 2 * SOON_S), SELDOM_S)
+            rests = abs(used - self.used) < MOVES
+            self.used = used
+            self.calm_s = min(2 * self.calm_s, SOON_S) if rests else SOONEST_S
+            return min(max((ram - fixed) / FASTEST, self.calm_s), SELDOM_S)
         self.paid = fixed if self.paid < 0 else max(self.paid, ram)
         debt = fixed - self.paid
         if debt <= SLACK:

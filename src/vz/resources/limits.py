@@ -1,7 +1,8 @@
 """CPU, memory and process limits in the cgroups: each declared once with a writer per cgroup version.
 
 What is held elsewhere (limits of processes, of namespaces) is in ``rlimits`` and ``guestlimits``.  RAM and
-swap are one hard ceiling for now.  A limit that the kernel cannot keep is said, not pretended.
+swap together are a hard limit of the kernel's; who slows between the two is ``vz.node.pacing``.  A limit that the
+kernel cannot keep is said, not pretended.
 """
 
 from __future__ import annotations
