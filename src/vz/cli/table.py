@@ -45,6 +45,7 @@ VERBS = {
     "restore": "restore",
     "resume": "restore",
     "check": "check",
+    "why": "why",
 }
 
 # verbs that start an init: the node daemon runs them where there is one, to be its parent

@@ -125,7 +125,7 @@ def daemon(argv: list[str], node: NodeConfig, *, foreground: bool) -> int:
 def workers(node: NodeConfig) -> list[Worker]:
     """Return the daemon's parts that are processes of their own."""
     from vz.kernel import cgroup
-    from vz.node import pacing
+    from vz.node import noticing, pacing
     from vz.node.workers import Worker
 
     found = []
@@ -133,6 +133,7 @@ def workers(node: NodeConfig) -> list[Worker]:
     if rate and cgroup.hierarchies().version("memory"):
         top = f"{cgroup.hierarchies().unified}/{parent}"
         found.append(Worker("pacer", lambda feed: pacing.run(feed, parent, rate), lambda: pacing.thaw_all(top)))
+    found.append(Worker("watcher", lambda feed: noticing.run(feed, node)))
     return found
 
 

@@ -20,6 +20,7 @@ import time
 
 from vz.config.nodeconfig import load_node
 from vz.config.paths import EVENTD, RUN
+from vz.container import events
 from vz.container.lock import is_held
 from vz.container.record import load_record
 from vz.errors import ExitCode, VzError
@@ -241,9 +242,9 @@ class Daemon:
                 what = "starting it again" if ended.restart else (
                     f"more than {ending.MOST_REBOOTS} times in {ending.WITHIN_S:.0f} s: it stays stopped"
                 )  # fmt: skip
-                self.tell(ended.ctid, f"Container {ended.why}: {what}")
+                self.happened(ended.ctid, f"Container {ended.why}: {what}")
             else:
-                self.tell(ended.ctid, f"Container {ended.why}")
+                self.happened(ended.ctid, f"Container {ended.why}")
         try:
             pid = os.fork()
         except OSError as exc:
@@ -261,6 +262,11 @@ class Daemon:
             sys.excepthook(type(exc), exc, exc.__traceback__)
         finally:
             os._exit(ExitCode.SYSTEM_ERROR)
+
+    def happened(self, ctid: int, text: str) -> None:
+        """Tell of a CT's end, and keep it for ``vzctl why``."""
+        self.tell(ctid, text)
+        events.note(ctid, "end", text=text)
 
     def is_patient(self, ctid: int) -> bool:
         """Count a reboot of the CT; False when it is one too many."""

@@ -17,6 +17,8 @@ import os
 import select
 import time
 
+from vz.config.units import PAGE
+from vz.container import events
 from vz.kernel import cgroup
 from vz.resources import vswap
 
@@ -31,13 +33,15 @@ LONGEST_PAUSE_S = 0.3  # what a CT stands still at a time; with a late wake-up i
 DEBT_S = 0.25  # looks are so close that a fast writer owes no more than this at the next one
 SOONEST_S, SOON_S, SELDOM_S = 0.004, 0.05, 1.0  # the first: in less not every process gets its turn
 MOVES = MB  # from one look to the next: a CT that changes by less is at rest, and looked at less and less often
+TELL_S = 60.0  # one event for so much time
+TOLD_FROM_S = 1.0  # less is not worth a word
 SLACK = 64 << 10  # below this nothing is paid: the kernel counts in batches
 
 
 class Paced:
     """One CT: its directories, what it has paid for, and whether it stands still for that."""
 
-    __slots__ = ("calm_s", "frozen", "memory", "own", "paid", "used", "version")
+    __slots__ = ("calm_s", "frozen", "memory", "own", "paid", "ram", "stood_s", "told_at", "used", "version")
 
     def __init__(self, own: str, version: int, memory: str) -> None:
         self.own = own  # the CT's cgroup2 directory
@@ -45,7 +49,10 @@ class Paced:
         self.memory = memory  # the CT's directory there
         self.paid = -1  # bytes; -1: it has not been looked at
         self.used = 0  # at the last look below its RAM
+        self.ram = 0
         self.frozen = False
+        self.stood_s = 0.0  # and nobody has been told yet
+        self.told_at = 0.0
         self.calm_s = SOON_S
 
     def look(self, rate: int) -> float:
@@ -61,7 +68,7 @@ class Paced:
         if limits is None:
             self.paid = -1
             return SELDOM_S
-        ram = limits[0]
+        self.ram = ram = limits[0]
         used = int(cgroup.read(self.memory, "memory.current" if self.version == 2 else "memory.usage_in_bytes"))
         fixed = used if used <= ram else vswap.fixed_bytes(self.version, self.memory)
         if fixed <= ram:
@@ -78,10 +85,20 @@ class Paced:
             return self.calm_s
         pause_s = min(debt / rate, LONGEST_PAUSE_S)
         self.paid += int(pause_s * rate)
+        self.stood_s += pause_s
         self.calm_s = tick_s(rate) if pause_s < LONGEST_PAUSE_S else SOONEST_S  # what is still owed is next
         cgroup.write(f"{self.own}/ct", "cgroup.freeze", 1)
         self.frozen = True
         return pause_s
+
+    def tell(self, ctid: int, *, last: bool = False) -> None:
+        """Note for ``vzctl why`` how long it has stood still; it ends (*last*), or this is the time to."""
+        now = time.monotonic()
+        if self.stood_s < TOLD_FROM_S or (not last and now - self.told_at < TELL_S):
+            return
+        since = round(time.time() - min(now - self.told_at, TELL_S), 1)
+        events.note(ctid, "limit", what="vswap", seconds=round(self.stood_s, 1), limit=self.ram // PAGE, since=since)
+        self.stood_s, self.told_at = 0.0, now
 
     def thaw(self) -> None:
         self.frozen = False
@@ -122,7 +139,9 @@ class Pacer:
 
     def changed(self, ctid: int, pid: int) -> None:
         """Take a CT that has started, or one that has ended (*pid* 0): nothing of what it was before counts."""
-        self.paced.pop(ctid, None)  # its entry among the times is passed over
+        before = self.paced.pop(ctid, None)  # its entry among the times is passed over
+        if before is not None:
+            before.tell(ctid, last=True)
         if pid:
             memory = f"{self.memory_top}/{ctid}"
             own = f"{self.top}/{ctid}"
@@ -141,6 +160,7 @@ class Pacer:
                 return at - now
             try:
                 pause_s = paced.look(self.rate)
+                paced.tell(ctid)
             except OSError:  # it ends, of which the daemon will tell; or the kernel is short of something
                 pause_s = SOON_S
             heapq.heapreplace(self.times, (time.monotonic() + pause_s, ctid, paced))
