@@ -23,6 +23,7 @@ UML = {
     ),
     "test_suspended_at_shutdown_and_back_at_boot": NO_CRIU,
     "test_a_restored_ct_is_the_daemons_child": NO_CRIU,
+    "test_the_rate_holds_after_a_restore": NO_CRIU,
     "test_strikes.py": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_kill.py kills by the clock there",
     "test_cpumask_says_which": NO_CPUSET,
     "test_what_compare_finds": "two changes within one tick of its clock (10 ms) have one time",
@@ -93,6 +94,10 @@ SKIPPED = dict.fromkeys(
         "test_network_programs.py",
         "test_uplink.py",
         "test_surroundings.py",
+        # the pacer's other rate, and who else is killed
+        "test_above_ram_it_grows_at_the_rate[20]",
+        "test_killed_it_leaves_nobody_frozen[daemon]",
+        "test_a_dead_pacer_s_ct_is_let_go_by_the_next_daemon",
         # boots of whole systems
         "test_a_system_that_nobody_uses_is_idle",
         "test_a_careful_admins_umask_stays_outside",

@@ -52,7 +52,7 @@ def answer(program: str, argv: list[str]) -> int:
     """Run the command *program* with *argv*, say what fails, and return its exit status."""
     status: int = ExitCode.SYSTEM_ERROR
     try:
-        status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
+        status = vzctl(list(argv)) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
     except VzError as exc:
         complain(exc, program)
         status = exit_code(exc)

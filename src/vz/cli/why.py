@@ -123,7 +123,8 @@ def headline(event: dict[str, Any]) -> str:
     began = clock(event.get("since", 0))[11:] if event.get("since", 0) > event["time"] - 86400 else ""
     between = f" since {began}" if began and event["time"] - event["since"] > TOGETHER_S else ""
     if what == "cpulimit":
-        return f"slowed: its processes were kept from running for {event['seconds']:g} s{between}; cpulimit is {event['limit']} %"
+        words = f"slowed: its processes were kept from running for {event['seconds']:g} s{between}"
+        return f"{words}; cpulimit is {event['limit']} %"
     if what == "vswap":
         return (
             f"slowed: it stood still for {event['seconds']:g} s, since it grew above its RAM of {size(event['limit'])} "

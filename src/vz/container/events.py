@@ -47,9 +47,7 @@ def _append(path: str, line: bytes) -> None:
         fd = os.open(path, flags, 0o600)
     try:
         if os.fstat(fd).st_size > MOST_BYTES:
-            os.replace(
-                path, f"{path}.old"
-            )  # who appends at this moment still does to the right file, or to the old one
+            os.replace(path, f"{path}.old")  # who appends at this moment does to that
         os.write(fd, line)
     finally:
         os.close(fd)
