@@ -124,7 +124,7 @@ def test_the_daemon_notices_by_itself(vz: Vz, node: Node, daemon: Daemon, new_ct
     log = node.path(f"/var/lib/vzctl/events/{ctid}")
     until(log.exists, lambda: "the event")
     assert json.loads(log.read_text().splitlines()[0])["what"] == "numproc"
-    vz.sh(ctid, "killall sleep")
+    vz.ok("set", ctid, "--numproc", "100")
     vz("exec", ctid, "halt")
     until(lambda: '"end"' in log.read_text(), log.read_text)
     assert "Container halted" in vz.ok("why", ctid)
