@@ -21,6 +21,7 @@ PROGRAMS = {
     "ndsend": "ndsend",
     "vzmigrate": "vzmigrate",
     "vzeventd": "vzeventd",
+    "vzquota": "vzquota",
 }
 
 VERBS = {
@@ -45,13 +46,15 @@ VERBS = {
     "restore": "restore",
     "resume": "restore",
     "check": "check",
+    "quotaon": "quotaon",
+    "quotaoff": "quotaoff",
+    "quotainit": "quotainit",
 }
 
 # verbs that start an init: the node daemon runs them where there is one, to be its parent
 STARTING = frozenset(("start", "restart", "restore", "resume"))
 
 _PLOOP = "snapshots and images come with the ploop layout"
-_QUOTA = "disk quota comes with a later one"
 LATER = {
     "snapshot": _PLOOP,
     "snapshot-switch": _PLOOP,
@@ -61,7 +64,4 @@ LATER = {
     "snapshot-list": _PLOOP,
     "convert": _PLOOP,
     "compact": _PLOOP,
-    "quotaon": _QUOTA,
-    "quotaoff": _QUOTA,
-    "quotainit": _QUOTA,
 }
