@@ -349,8 +349,8 @@ DISK = (
         "--diskspace",
         values.parse_diskspace,
         "SOFT[:HARD]",
-        "Disk space, in KiB: above SOFT only for QUOTATIME, above HARD never. It takes a file system with project quota "
-        "(docs/quota.md).",
+        "Disk space, in KiB: above SOFT only for QUOTATIME, above HARD never. It takes a file system with project "
+        "quota (docs/quota.md).",
         form=values.format_pair,
         set=values.set_diskspace,
     ),
@@ -370,8 +370,8 @@ DISK = (
         "--quotatime",
         _number(),
         "SECONDS",
-        "For how long a CT may be above its soft limits; 0, the default: not at all. The kernel keeps one number for all "
-        "CTs of a file system.",
+        "For how long a CT may be above its soft limits; 0, the default: not at all. The kernel keeps one number for "
+        "all CTs of a file system.",
     ),
     Option(
         "quotaugidlimit",

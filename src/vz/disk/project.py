@@ -39,7 +39,7 @@ def is_ours(project: int) -> bool:
 
 
 def free_project(fd: int, ctid: int) -> int:
-    """Return a project that nothing on the file system of *fd* has: FIRST + *ctid* if that is one.  OSError: no quota."""
+    """Return a project that nothing there has: FIRST + *ctid* if that is one.  OSError: no quota."""
     project = FIRST + ctid
     while True:
         found = quota.get_project_quota(fd, project)

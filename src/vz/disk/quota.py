@@ -86,8 +86,8 @@ def problem(fd: int, path: str) -> str:
         code = exc.errno or 0
     if code == errno.ESRCH:
         return (
-            f"quota unsupported by kernel or not switched on for the file system of {where}: it takes an ext4 made with "
-            "-O quota,project, or an XFS, mounted with prjquota"
+            f"quota unsupported by kernel or not switched on for the file system of {where}: it takes an ext4 "
+            "made with -O quota,project, or an XFS, mounted with prjquota"
         )
     return f"the file system of {where} has no project quota: it takes ext4 or XFS"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vz.container.ct import Container, need_paths, printable
-from vz.disk import quota
+from vz.disk import project, quota
 from vz.errors import ExitCode, VzError
 from vz.ops.report import say, warn
 
@@ -24,7 +24,7 @@ def quota_on(ct: Container) -> None:
         if quota.conf_limits(ct) is None:
             raise VzError("Unable to switch the disk quota on: DISKSPACE is not set", ExitCode.DISKSPACE_NOT_SET)
         _check(ct, fd, ExitCode.DQ_ON)
-        if not quota.project.project_of(fd, ct.ctid):
+        if not project.project_of(fd, ct.ctid):
             _check_idle(ct)
             quota.initialise(ct, fd)
         text = quota.set_limits(ct, fd)

@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 
 UBC_ATTRS = frozenset(UBC_KINDS) | {"vm_overcommit"}
 IO_ATTRS = frozenset(("ioprio", "iolimit", "iopslimit"))
-RESOURCE_ATTRS = UBC_ATTRS | IO_ATTRS | quota.ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
-RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options", "disk_quota": "disk quota"}
+RESOURCE_ATTRS = (
+    UBC_ATTRS | IO_ATTRS | quota.ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
+)
+RESTART_NAMES = {
+    "netfilter": "iptables/netfilter",
+    "iptables": "iptables/netfilter",
+    "mount_opts": "mount options",
+    "disk_quota": "disk quota",
+}
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
 NO_CHANGES = "No changes in CT configuration, not saving"
