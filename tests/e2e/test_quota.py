@@ -175,6 +175,7 @@ def test_files_that_came_without(vz: Vz, node: Node, new_ct: NewCT, layout: str)
         "cd /root; echo x > a; ln a b; ln -s a l; mkfifo p; mkdir -p e/f; ln -s x e/f/m; touch -h -d @86400 l; "
         "rm -r /etc/init.d /bin/sleep; mv /bin/tar /bin/tar2; chown -h 5:6 l; ls -l / /root /root/e /bin > /tmp/ls",
     )
+    vz.ok("restart", ct)  # overlayfs counts the links of what it has in its index otherwise after a mount
     listing = vz.sh(ct, "ls -lR /root /bin /etc; cat /root/b")
     vz.ok("stop", ct, "--fast")
     area = node.path(f"/vz/private/{ct}")
@@ -192,7 +193,7 @@ def test_files_that_came_without(vz: Vz, node: Node, new_ct: NewCT, layout: str)
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
     assert held(node, ct)[0] == 0
     vz.ok("set", ct, "--diskspace", "60M", "--save")
-    killed = {"left": 40}
+    killed = {"left": 8}
     real = calls.set_project
 
     def dies(*args: object) -> None:
@@ -206,8 +207,6 @@ def test_files_that_came_without(vz: Vz, node: Node, new_ct: NewCT, layout: str)
         calls.set_project = dies  # type: ignore[assignment]
         with pytest.raises(KeyboardInterrupt):
             project.adopt(fd, project.free_project(fd, ct))
-    except pytest.fail.Exception:
-        assert layout == "overlay", "its area has fewer files"
     finally:
         calls.set_project = real
         os.close(fd)
