@@ -106,29 +106,40 @@ def check_support(ct: Container) -> str:
         os.close(fd)
 
 
-def switch_on(ct: Container, *, may_adopt: bool = True) -> str:
-    """Bring the CT's limits into force before it is mounted, or take them off where none are wanted.
+def before_mount(ct: Container, *, may_adopt: bool = True) -> str:
+    """Take off the CT's limits, and have its files counted if they are to be limited; ``after_mount`` sets them.
 
-    A tree that came from elsewhere is given its project first, unless it must stay as it is (*may_adopt* off: a dump
-    of the CT knows its inodes).  Returns a warning: this node cannot keep them.
+    XFS binds the node's root too, and whoever may not make a file in its work directory cannot mount an overlay.
+    A tree that came from elsewhere is given its project, unless it must stay as it is (*may_adopt* off: a dump of the
+    CT knows its inodes).  Returns a warning: this node cannot keep the limits.
 
     Raises:
-        VzError: the files could not be given to the CT's project (61), the limits could not be set (62).
+        VzError: the files could not be given to the CT's project (61).
     """
-    limits = conf_limits(ct) if is_wanted(ct) else None
     fd = open_area(ct.private)
     try:
-        if limits is None:
-            clear(fd)
+        clear(fd)
+        if not is_wanted(ct) or conf_limits(ct) is None:
             return ""
         why = problem(fd, ct.private)
         if not why and not project.project_of(fd, ct.ctid):
-            if not may_adopt:
-                why = "the files of a suspended container cannot be counted anew: vzctl quotainit, once it is stopped"
-            else:
+            if may_adopt:
                 initialise(ct, fd)
-        if why:
-            return f"WARNING: DISKSPACE and DISKINODES do not hold: {why}"
+            else:
+                why = "the files of a suspended container cannot be counted anew: vzctl quotainit, once it is stopped"
+        return f"WARNING: DISKSPACE and DISKINODES do not hold: {why}" if why else ""
+    finally:
+        os.close(fd)
+
+
+def after_mount(ct: Container) -> str:
+    """Bring the CT's limits into force where they can be; return a warning, or "".  VzError: 62."""
+    if not is_wanted(ct) or conf_limits(ct) is None:
+        return ""
+    fd = open_area(ct.private)
+    try:
+        if problem(fd, ct.private) or not project.project_of(fd, ct.ctid):
+            return ""  # before_mount has said so
         warning = set_limits(ct, fd)
         return f"WARNING: {warning}" if warning else ""
     finally:
