@@ -39,11 +39,13 @@ def is_ours(project: int) -> bool:
 
 
 def free_project(fd: int, ctid: int) -> int:
-    """Return a project that nothing there has: FIRST + *ctid* if that is one.  OSError: no quota."""
+    """Return a project that nothing there has, and no limits: FIRST + *ctid* if that is one.  OSError: no quota."""
     project = FIRST + ctid
     while True:
         found = quota.get_project_quota(fd, project)
-        if not found.inodes and not any(found.limits()):
+        if not found.inodes and not found.space:
+            if any(found.limits()):  # of an area that was deleted by hand
+                quota.set_project_quota(fd, project, 0, 0, 0, 0)
             return project
         project = SPARE + int.from_bytes(os.urandom(4), "little") % (LAST - SPARE)
 

@@ -175,7 +175,10 @@ def set_limits(ct: Container, fd: int) -> str:
     warning = ""
     try:
         if not number:
-            raise VzError("The disk quota of the container is not initialised: vzctl quotainit", ExitCode.DQ_SET)
+            raise VzError(
+                "Unable to set the disk quota: the container's files are not counted yet; its next start counts them",
+                ExitCode.DQ_SET,
+            )
         if grace and quota.project_grace(fd) != (grace, grace):
             before = quota.project_grace(fd)
             quota.set_project_grace(fd, grace)
