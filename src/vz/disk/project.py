@@ -13,6 +13,10 @@ import stat
 
 from vz.kernel import quota
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 FIRST = 1_000_000_000  # below: the admin's /etc/projects, other engines, which count from 1
 SPARE = 3_200_000_000  # where FIRST + CTID is taken: MAX_CTID ends below
 LAST = 4_200_000_000
@@ -68,7 +72,7 @@ def adopt(fd: int, project: int) -> int:
     Killed at any point, it is begun again by the next one: until it is through, the top says so (``project_of``: 0).
 
     Raises:
-        OSError: EPERM and others of ioctl(2); of a file that is immutable too.
+        OSError: of ioctl(2), or EPERM: a special file in an immutable directory; its name says where.
     """
     os.setxattr(fd, PENDING, b"1")
     count = _Walk(fd, project).run()
@@ -100,8 +104,7 @@ class _Walk:
         folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._top)
         count = 1
         try:
-            self._mark(folder, True)
-            levels = [iter(os.listdir(folder))]
+            levels = [self._enter(folder)]
             while levels:
                 name = next(levels[-1], None)
                 if name is None:
@@ -117,10 +120,7 @@ class _Walk:
                 if stat.S_ISDIR(status.st_mode):
                     folder = _moved(folder, name)
                     self._path.append(name)
-                    self._mark(folder, True)
-                    levels.append(iter(os.listdir(folder)))
-                elif name == SCRATCH:  # of an earlier walk that was killed
-                    os.unlink(name, dir_fd=folder)
+                    levels.append(self._enter(folder))
                 elif stat.S_ISREG(status.st_mode):
                     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
                     try:
@@ -129,13 +129,34 @@ class _Walk:
                         os.close(file)
                 else:
                     self._renew(folder, name, status)
+        except OSError as exc:
+            exc.filename = "/".join(self._path) or "."
+            raise
         finally:
             os.close(folder)
         return count
 
+    def _enter(self, folder: int) -> Iterator[str]:
+        """Mark the directory *folder* and return the names in it, but what an earlier walk has left there."""
+        self._mark(folder, True)
+        names = os.listdir(folder)
+        if SCRATCH in names and not stat.S_ISDIR(os.stat(SCRATCH, dir_fd=folder, follow_symlinks=False).st_mode):
+            names.remove(SCRATCH)
+            os.unlink(SCRATCH, dir_fd=folder)
+        return iter(names)
+
     def _mark(self, fd: int, inherit: bool) -> None:
-        if quota.get_project(fd) != (self._project, inherit):
+        if quota.get_project(fd) == (self._project, inherit):
+            return
+        try:
             quota.set_project(fd, self._project, inherit)
+        except PermissionError:
+            kept = quota.FS_XFLAG_IMMUTABLE | quota.FS_XFLAG_APPEND
+            flags = quota.exchange_xflags(fd, kept, 0)
+            try:
+                quota.set_project(fd, self._project, inherit)
+            finally:
+                quota.exchange_xflags(fd, kept, flags)
 
     def _renew(self, folder: int, name: str, status: os.stat_result) -> None:
         """Make a link, device, pipe or socket anew: no ioctl(2) reaches it, and what is made here has the project.

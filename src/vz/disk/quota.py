@@ -156,9 +156,9 @@ def initialise(ct: Container, fd: int) -> int:
         found = project.project_of(fd, ct.ctid)
         return project.adopt(fd, found or project.free_project(fd, ct.ctid))
     except OSError as exc:
-        where = f" {exc.filename}" if exc.filename else ""
+        where = f" in {exc.filename}" if exc.filename else ""
         raise VzError(
-            f"Unable to initialise the disk quota of {printable(ct.private)}:{printable(where)} {exc.strerror}",
+            f"Unable to initialise the disk quota of {printable(ct.private)}: {exc.strerror}{printable(where)}",
             ExitCode.DQ_INIT,
         ) from exc
 

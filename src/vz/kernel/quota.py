@@ -25,7 +25,7 @@ FS_QUOTA_PDQ_ACCT, FS_QUOTA_PDQ_ENFD = 1 << 4, 1 << 5
 
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
-FS_XFLAG_PROJINHERIT = 0x200
+FS_XFLAG_IMMUTABLE, FS_XFLAG_APPEND, FS_XFLAG_PROJINHERIT = 0x8, 0x10, 0x200
 
 _DQBLK = struct.Struct("=8QI4x")  # struct if_dqblk of <linux/quota.h>
 _DQINFO = struct.Struct("=2Q2I")  # struct if_dqinfo
@@ -116,7 +116,7 @@ def get_project(fd: int) -> tuple[int, bool]:
     Raises:
         OSError: ENOTTY, EOPNOTSUPP: the file system has no projects.
     """
-    xflags, _, _, project, _ = _FSXATTR.unpack(fcntl.ioctl(fd, FS_IOC_FSGETXATTR, bytes(_FSXATTR.size)))
+    xflags, _, _, project, _ = _xattr(fd)
     return project, bool(xflags & FS_XFLAG_PROJINHERIT)
 
 
@@ -124,12 +124,27 @@ def set_project(fd: int, project: int, inherit: bool) -> None:
     """Give file *fd* to *project*; *inherit*, of a directory: so is what will be made in it.
 
     Raises:
-        OSError: EOPNOTSUPP: the file system has no projects; EPERM: immutable.
+        OSError: EOPNOTSUPP: the file system has no projects; EPERM: FS_XFLAG_IMMUTABLE or _APPEND.
     """
-    values = list(_FSXATTR.unpack(fcntl.ioctl(fd, FS_IOC_FSGETXATTR, bytes(_FSXATTR.size))))
+    values = _xattr(fd)
     values[0] = values[0] & ~FS_XFLAG_PROJINHERIT | (FS_XFLAG_PROJINHERIT if inherit else 0)
     values[3] = project
     fcntl.ioctl(fd, FS_IOC_FSSETXATTR, _FSXATTR.pack(*values))
+
+
+def exchange_xflags(fd: int, mask: int, flags: int) -> int:
+    """Set those of the file's FS_XFLAG_ bits that are in *mask* as *flags* has them; return what they were."""
+    values = _xattr(fd)
+    old = values[0] & mask
+    if old != flags:
+        values[0] = values[0] & ~mask | flags
+        fcntl.ioctl(fd, FS_IOC_FSSETXATTR, _FSXATTR.pack(*values))
+    return old
+
+
+def _xattr(fd: int) -> list[int]:
+    """Return the fields of ``struct fsxattr``."""
+    return list(_FSXATTR.unpack(fcntl.ioctl(fd, FS_IOC_FSGETXATTR, bytes(_FSXATTR.size))))
 
 
 def _quotactl_fd(fd: int, command: int, number: int, buffer: ffi.Array[ffi.c_char]) -> None:
