@@ -90,7 +90,12 @@ def set_values(ct: Container, change: Change) -> int:
             finish(ct, change, values, running)
     else:
         if quota.ATTRS & set(values) and ct.is_mounted():
-            apply_quota(ct, values)
+            try:
+                apply_quota(ct, values)
+            except VzError as exc:
+                if not change.force:
+                    raise
+                warn(str(exc))
         finish(ct, change, values, running)
     return ExitCode.OK
 
