@@ -188,7 +188,9 @@ def strays(top: os.PathLike[str], number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_files_that_came_without(vz: Vz, node: Node, new_ct: NewCT, layout: str) -> None:
+def test_files_that_came_without(
+    vz: Vz, node: Node, new_ct: NewCT, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tree from before there were quotas is counted at the next start, also by the one after a killed start."""
     ct = new_ct(layout=layout)
     vz.sh(
@@ -229,6 +231,21 @@ def test_files_that_came_without(vz: Vz, node: Node, new_ct: NewCT, layout: str)
         calls.set_project = dies  # type: ignore[assignment]
         with pytest.raises(KeyboardInterrupt):
             project.adopt(fd, project.free_project(fd, ct))
+        calls.set_project = real
+        links = {"left": 2}
+        real_link = os.link
+
+        def link(*args: object, **words: object) -> None:
+            links["left"] -= 1
+            if not links["left"]:  # one name of two is new
+                raise KeyboardInterrupt
+            real_link(*args, **words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "link", link)
+        if layout == "overlay":
+            with pytest.raises(KeyboardInterrupt):
+                project.adopt(fd, project.free_project(fd, ct))
+        monkeypatch.undo()
     finally:
         calls.set_project = real
         os.close(fd)
