@@ -21,6 +21,7 @@ PROGRAMS = {
     "ndsend": "ndsend",
     "vzmigrate": "vzmigrate",
     "vzeventd": "vzeventd",
+    "vzquota": "vzquota",
 }
 
 VERBS = {
@@ -46,13 +47,15 @@ VERBS = {
     "resume": "restore",
     "check": "check",
     "why": "why",
+    "quotaon": "quotaon",
+    "quotaoff": "quotaoff",
+    "quotainit": "quotainit",
 }
 
 # verbs that start an init: the node daemon runs them where there is one, to be its parent
 STARTING = frozenset(("start", "restart", "restore", "resume"))
 
 _PLOOP = "snapshots and images come with the ploop layout"
-_QUOTA = "disk quota comes with a later one"
 LATER = {
     "snapshot": _PLOOP,
     "snapshot-switch": _PLOOP,
@@ -62,7 +65,4 @@ LATER = {
     "snapshot-list": _PLOOP,
     "convert": _PLOOP,
     "compact": _PLOOP,
-    "quotaon": _QUOTA,
-    "quotaoff": _QUOTA,
-    "quotainit": _QUOTA,
 }

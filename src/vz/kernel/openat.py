@@ -8,6 +8,7 @@ from . import ffi
 from .libc import check, syscall
 
 NR_openat2 = 437
+RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
 RESOLVE_NO_SYMLINKS = 4
 RESOLVE_BENEATH = 8

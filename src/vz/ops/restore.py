@@ -140,7 +140,7 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool, la
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
         if not ct.is_mounted():
-            mount.mount_with_scripts(ct)
+            mount.mount_with_scripts(ct, suspended=True)
             undo.add(mount.umount_with_scripts, ct)
             say("Container is mounted")
         record = present_record(ct, saved, names)

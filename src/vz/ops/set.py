@@ -14,7 +14,7 @@ from vz.config.options import BY_ATTR, UBC_KINDS
 from vz.config.units import UNLIMITED
 from vz.config.values import PARTS_OF_NETFILTER, part_of_netfilter
 from vz.container.ct import Container, load, printable
-from vz.disk import layout
+from vz.disk import layout, quota
 from vz.errors import BadSyntax, ExitCode, VzError
 from vz.net import live
 from vz.ops import distscripts, guestfiles, journal, names
@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 
 UBC_ATTRS = frozenset(UBC_KINDS) | {"vm_overcommit"}
 IO_ATTRS = frozenset(("ioprio", "iolimit", "iopslimit"))
-RESOURCE_ATTRS = UBC_ATTRS | IO_ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
-RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options"}
+RESOURCE_ATTRS = (
+    UBC_ATTRS | IO_ATTRS | quota.ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
+)
+RESTART_NAMES = {
+    "netfilter": "iptables/netfilter",
+    "iptables": "iptables/netfilter",
+    "mount_opts": "mount options",
+    "disk_quota": "disk quota",
+}
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
 NO_CHANGES = "No changes in CT configuration, not saving"
@@ -82,6 +89,13 @@ def set_values(ct: Container, change: Change) -> int:
                     half.note()
             finish(ct, change, values, running)
     else:
+        if quota.ATTRS & set(values) and ct.is_mounted():
+            try:
+                apply_quota(ct, values)
+            except VzError as exc:
+                if not change.force:
+                    raise
+                warn(str(exc))
         finish(ct, change, values, running)
     return ExitCode.OK
 
@@ -164,14 +178,24 @@ def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
     counted = {name for name in ubc.NAMES if name in values}
     if counted:
         found += counted_only(ct, values, counted)
+    if quota.ATTRS & set(values) and not ct.is_mounted():  # else it is refused
+        why = quota.check_support(with_values(ct, values))
+        if why:
+            found.append(f"disk limits are saved, and do not hold on this node: {why}")
     if IO_ATTRS & set(values):
         from vz.resources import blkio
 
-        changed = Container(ct.ctid, ct.node, load_ct(ct.ctid, ct.node))
-        for attr in IO_ATTRS & set(values):
-            setattr(changed.conf, attr, values[attr])
+        changed = with_values(ct, {attr: values[attr] for attr in IO_ATTRS & set(values)})
         found += blkio.problems(changed, set(IO_ATTRS & set(values)))
     return found
+
+
+def with_values(ct: Container, values: dict[str, Any]) -> Container:
+    """Return *ct* as it would be with *values* in its conf."""
+    changed = Container(ct.ctid, ct.node, load_ct(ct.ctid, ct.node))
+    for attr, value in values.items():
+        setattr(changed.conf, attr, value)
+    return changed
 
 
 def counted_only(ct: Container, values: dict[str, Any], names: set[str]) -> list[str]:
@@ -306,7 +330,9 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     for attr, value in values.items():
         setattr(ct.conf, attr, value)
     record, pidfd = open_init(ct)
-    resource_attrs = RESOURCE_ATTRS & set(values)
+    if quota.ATTRS & set(values):
+        apply_quota(ct, {})
+    resource_attrs = RESOURCE_ATTRS & set(values) - quota.ATTRS
     if resource_attrs:
         if resource_attrs - UBC_ATTRS:
             limits.apply(ct, set(resource_attrs - UBC_ATTRS))
@@ -335,6 +361,13 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
         apply_guest(ct, pidfd, values)
         distscripts.at_set(ct, values, old.get("ip_addr") or [])
+
+
+def apply_quota(ct: Container, values: dict[str, Any]) -> None:
+    """Bring the disk limits of a mounted CT to its conf with *values* in it.  VzError: 62."""
+    text = quota.change(with_values(ct, values) if values else ct)
+    if text:
+        warn(f"WARNING: {text}")
 
 
 def _warn_all(texts: list[str]) -> None:

@@ -9,6 +9,7 @@ import fcntl
 import os
 
 from vz.container import ids
+from vz.disk import quota
 from vz.kernel.files import make_dirs
 from vz.kernel.mountinfo import is_mount_point
 from vz.kernel.process import close_from, which
@@ -41,6 +42,7 @@ def discard(path: str, ids_of: tuple[int, int] | None = None) -> None:
         os.unlink(path)
         return
     folder = holder(path)
+    quota.forget(path)
     make_dirs(folder, 0o700)
     about = f"{ids_of[0]}.{ids_of[1]}." if ids_of is not None else ""
     os.chmod(folder, 0o700)  # set-uid files come there

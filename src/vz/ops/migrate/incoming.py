@@ -10,7 +10,7 @@ from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
 from vz.container import ids
 from vz.container.ct import Container, load, printable
-from vz.disk import layout, templates
+from vz.disk import layout, project, templates
 from vz.errors import VzError
 from vz.kernel.files import make_dirs, write_atomically
 from vz.ops import names
@@ -54,6 +54,8 @@ def begin(node: NodeConfig, ctid: int, request: dict[str, Any]) -> log.Log:
     )
     make_dirs(os.path.dirname(private), 0o700)
     make_dirs(private, 0o700)
+    if not os.listdir(private):
+        project.begin_area(private, ctid)  # what comes is counted from its first file on
     if request["layout"] == "overlay":
         write_atomically(
             f"{private}/lower", f"digest={request['digest']}\ntemplate={request['template']}\n".encode(), 0o600
