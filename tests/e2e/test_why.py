@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from conftest import Vz, template
+from conftest import BUSYBOX, Vz, template
 from daemonrig import Daemon, until
+from rig import Rig, ok
 from testnode import Node
 
 
@@ -116,6 +117,25 @@ def _line(pid: int) -> list[int]:
     except (OSError, ValueError, IndexError):
         pass
     return found
+
+
+def test_a_migration_takes_it_along_and_a_failed_one_is_told(rig: Rig) -> None:
+    ct = 8701
+    try:
+        ok(rig.a, "vzctl", "create", ct, "--ostemplate", BUSYBOX)
+        rig.b.path(f"/etc/vz/conf/{ct}.conf").write_text("")
+        assert rig.migrate(rig.a, ct).returncode != 0
+        rig.b.path(f"/etc/vz/conf/{ct}.conf").unlink()
+        found = json.loads(ok(rig.a, "vzctl", "why", ct, "--json"))
+        assert [event["command"] for event in found] == [f"vzmigrate {rig.b.address4}"], found
+        done = rig.migrate(rig.a, ct)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(ok(rig.b, "vzctl", "why", ct, "--json")) == found
+        assert not list(rig.a.path("/var/lib/vzctl/events").glob(f"{ct}*"))
+    finally:
+        for node in (rig.a, rig.b):
+            node.run("vzctl", "destroy", str(ct))
+            node.path(f"/etc/vz/conf/{ct}.conf").unlink(missing_ok=True)
 
 
 def test_the_daemon_notices_by_itself(vz: Vz, node: Node, daemon: Daemon, new_ct: Callable[..., int]) -> None:

@@ -102,11 +102,11 @@ def complain(what: object, program: str) -> None:
         os.write(2, (text + "\n").encode("utf-8", "surrogateescape"))
 
 
-def remember(argv: list[str], exc: Exception, status: int) -> None:
+def remember(argv: list[str], exc: Exception, status: int, program: str = "vzctl") -> None:
     """Leave what has failed for ``vzctl why``: not what was mistyped, locked or interrupted, nor the words' values."""
     report, process = sys.modules.get("vz.ops.report"), sys.modules.get("vz.kernel.process")
     ctid = report.subject() if report is not None else 0
-    if not ctid or status in _NOT_REMEMBERED or isinstance(exc, Interrupted):
+    if not ctid or (program == "vzctl" and status in _NOT_REMEMBERED) or isinstance(exc, Interrupted):
         return
     if process is not None and (process.stop_asked or process.stopping):
         return
@@ -115,7 +115,8 @@ def remember(argv: list[str], exc: Exception, status: int) -> None:
     names = [word.partition("=")[0] for word in argv if word.startswith("--")]
     verb = next((word for word in argv if not word.startswith("--")), "")
     if verb not in _ONLY_ASKING and os.path.exists(f"{CONF_DIR}/{ctid}.conf"):
-        events.note(ctid, "command", command=" ".join(["vzctl", verb, *names]), text=str(exc), status=status)
+        command = " ".join(word for word in (program, verb, *names) if word)
+        events.note(ctid, "command", command=command, text=str(exc), status=status)
 
 
 def load(module: str) -> Any:

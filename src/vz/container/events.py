@@ -11,6 +11,7 @@ import os
 import time
 
 from vz.config.paths import STATE
+from vz.kernel.files import write_atomically
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +73,26 @@ def read(ctid: int, since: float = 0.0) -> list[dict[str, Any]]:
             if isinstance(event, dict) and isinstance(event.get("time"), (int, float)) and event["time"] >= since:
                 found.append(event)
     return sorted(found, key=lambda event: float(event["time"]))
+
+
+def dump(ctid: int) -> bytes:
+    """Return all events as they are in the files, for another node."""
+    found = b""
+    for suffix in (".old", ""):
+        try:
+            with open(f"{FOLDER}/{ctid}{suffix}", "rb") as file:
+                found += file.read(2 * MOST_BYTES)
+        except OSError:
+            continue
+    return found[-2 * MOST_BYTES :]
+
+
+def load(ctid: int, text: bytes) -> None:
+    """Take what dump() has returned on another node, in place of what there was of an earlier CT; OSError."""
+    forget(ctid)
+    if text:
+        os.makedirs(FOLDER, 0o700, exist_ok=True)
+        write_atomically(f"{FOLDER}/{ctid}", text, 0o600)
 
 
 def forget(ctid: int) -> None:
