@@ -31,7 +31,7 @@ FASTEST = 2000 * MB  # bytes a second: faster than a program fills memory
 WRITER = 1500 * MB  # what one that wants to be slowed does
 LONGEST_PAUSE_S = 0.3  # what a CT stands still at a time; with a late wake-up it stays below half a second
 DEBT_S = 0.25  # looks are so close that a fast writer owes no more than this at the next one
-SOONEST_S, SOON_S, SELDOM_S = 0.004, 0.05, 1.0  # the first: in less not every process gets its turn
+SOONEST_S, SOON_S, REST_S, SELDOM_S = 0.004, 0.05, 0.25, 1.0  # the first: in less not every process gets its turn
 MOVES = MB  # from one look to the next: a CT that changes by less is at rest, and looked at less and less often
 TELL_S = 60.0  # one event for so much time
 TOLD_FROM_S = 1.0  # less is not worth a word
@@ -41,12 +41,13 @@ SLACK = 64 << 10  # below this nothing is paid: the kernel counts in batches
 class Paced:
     """One CT: its directories, what it has paid for, and whether it stands still for that."""
 
-    __slots__ = ("calm_s", "frozen", "memory", "own", "paid", "ram", "stood_s", "told_at", "used", "version")
+    __slots__ = ("calm_s", "fd", "frozen", "memory", "own", "paid", "ram", "stood_s", "told_at", "used", "version")
 
     def __init__(self, own: str, version: int, memory: str) -> None:
         self.own = own  # the CT's cgroup2 directory
         self.version = version  # of the memory controller
         self.memory = memory  # the CT's directory there
+        self.fd = -1
         self.paid = -1  # bytes; -1: it has not been looked at
         self.used = 0  # at the last look below its RAM
         self.ram = 0
@@ -69,14 +70,15 @@ class Paced:
             self.paid = -1
             return SELDOM_S
         self.ram = ram = limits[0]
-        used = int(cgroup.read(self.memory, "memory.current" if self.version == 2 else "memory.usage_in_bytes"))
+        used = self.usage()
         fixed = used if used <= ram else vswap.fixed_bytes(self.version, self.memory)
         if fixed <= ram:
             self.paid = ram
             rests = abs(used - self.used) < MOVES
             self.used = used
-            self.calm_s = min(2 * self.calm_s, SOON_S) if rests else SOONEST_S
-            return min(max((ram - fixed) / FASTEST, self.calm_s), SELDOM_S)
+            far_s = (ram - fixed) / FASTEST
+            self.calm_s = min(2 * self.calm_s, max(4 * far_s, SOON_S), REST_S) if rests else SOONEST_S
+            return min(max(far_s, self.calm_s), SELDOM_S)
         self.paid = fixed if self.paid < 0 else max(self.paid, ram)
         debt = fixed - self.paid
         if debt <= SLACK:
@@ -90,6 +92,18 @@ class Paced:
         cgroup.write(f"{self.own}/ct", "cgroup.freeze", 1)
         self.frozen = True
         return pause_s
+
+    def usage(self) -> int:
+        """Return what it holds in all; its file stays open, since this is what costs."""
+        if self.fd < 0:
+            name = "memory.current" if self.version == 2 else "memory.usage_in_bytes"
+            self.fd = os.open(f"{self.memory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        return int(os.pread(self.fd, 32, 0))
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def tell(self, ctid: int, *, last: bool = False) -> None:
         """Note for ``vzctl why`` how long it has stood still; it ends (*last*), or this is the time to."""
@@ -142,6 +156,7 @@ class Pacer:
         before = self.paced.pop(ctid, None)  # its entry among the times is passed over
         if before is not None:
             before.tell(ctid, last=True)
+            before.close()
         if pid:
             memory = f"{self.memory_top}/{ctid}"
             own = f"{self.top}/{ctid}"
@@ -163,7 +178,10 @@ class Pacer:
                 paced.tell(ctid)
             except OSError:  # it ends, of which the daemon will tell; or the kernel is short of something
                 pause_s = SOON_S
-            heapq.heapreplace(self.times, (time.monotonic() + pause_s, ctid, paced))
+            at = now + pause_s
+            if pause_s > SOON_S and not paced.frozen:  # those that rest are looked at together: one wake-up for all
+                at = (at // SOON_S + 1) * SOON_S
+            heapq.heapreplace(self.times, (at, ctid, paced))
         return None
 
     def let_go(self) -> None:
