@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
@@ -209,11 +210,12 @@ def test_files_that_came_without(vz: Vz, node: Node, new_ct: NewCT, layout: str)
     for path in specials:  # what no ioctl reaches, made anew without the project
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode) and status.st_nlink == 1:
-            target = os.readlink(path)
+            target, above = os.readlink(path), os.stat(os.path.dirname(path))
             os.unlink(path)
             os.symlink(target, path)
             os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+            os.utime(os.path.dirname(path), ns=(above.st_atime_ns, above.st_mtime_ns))
     assert held(node, ct)[0] == 0
     vz.ok("set", ct, "--diskspace", "60M", "--save")
     vz.ok("start", ct)
@@ -254,7 +256,7 @@ def test_a_count_that_is_killed_twice_leaves_every_link_whole(node: Node, monkey
 
     for name in "link rename unlink symlink mknod chown utime setxattr removexattr".split():
         dying(name)
-    for point in range(1, 100):
+    for point in range(1, 300):
         for folder in (top, top / "a", top / "b"):
             folder.mkdir()
         for path, target in (("a/l", "x"), ("s", "y"), ("a/z", "z")):
@@ -274,7 +276,12 @@ def test_a_count_that_is_killed_twice_leaves_every_link_whole(node: Node, monkey
                 except Killed:
                     assert project.project_of(fd, 101) == 0
             number = project.project_of(fd, 101)
-            assert project.is_ours(number) and calls.get_project_quota(fd, number).inodes == 10
+            assert project.is_ours(number)
+            for _ in range(50):
+                if calls.get_project_quota(fd, number).inodes == 10:
+                    break
+                time.sleep(0.1)  # XFS frees in the background
+            assert calls.get_project_quota(fd, number).inodes == 10
         finally:
             os.close(fd)
         names = [sorted(path.name for path in folder.iterdir()) for folder in (top, top / "a", top / "b")]
@@ -285,7 +292,7 @@ def test_a_count_that_is_killed_twice_leaves_every_link_whole(node: Node, monkey
         shutil.rmtree(top)
         if len(rounds) == 3:
             break
-    assert 20 < point < 99
+    assert 20 < point < 299
 
 
 def test_a_ct_that_moves_is_counted_there_from_its_first_file(rig: Rig) -> None:

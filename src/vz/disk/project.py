@@ -192,9 +192,10 @@ class _Walk:
             if status.st_nlink > 1 or handle in self._copies:
                 self._linked.setdefault(handle, []).append("/".join([*self._path, name]))
                 return
-        fresh = _scratch()
+        fresh, above = _scratch(), os.fstat(folder)
         _copy(folder, name, fresh, status)
         os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.utime(folder, ns=(above.st_atime_ns, above.st_mtime_ns))
 
     def _renew_linked(self) -> None:
         """Make those anew that have several names, which stay one: an overlay's index knows its files by that.
@@ -215,8 +216,10 @@ class _Walk:
         for name in names:
             folder = os.path.dirname(name)
             fresh = f"{folder}/{_scratch()}" if folder else _scratch()
+            above = os.stat(folder or ".", dir_fd=self._top)
             os.link(copy, fresh, src_dir_fd=self._top, dst_dir_fd=self._top, follow_symlinks=False)
             os.rename(fresh, name, src_dir_fd=self._top, dst_dir_fd=self._top)
+            os.utime(folder or ".", ns=(above.st_atime_ns, above.st_mtime_ns), dir_fd=self._top)
         os.unlink(copy, dir_fd=self._top)
 
 
