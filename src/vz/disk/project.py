@@ -12,7 +12,7 @@ import os
 import stat
 
 from vz.kernel import quota
-from vz.kernel.openat import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
+from vz.kernel.openat import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, name_to_handle_at, openat2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,13 +101,14 @@ def _pending(fd: int) -> bytes:
 class _Walk:
     """One pass over a tree, at any depth: one descriptor, and the way up by "..", which nobody can move meanwhile."""
 
-    __slots__ = ("_device", "_linked", "_path", "_project", "_top")
+    __slots__ = ("_copies", "_device", "_linked", "_path", "_project", "_top")
 
     def __init__(self, top: int, project: int) -> None:
         self._top = top
         self._project = project
         self._device = os.fstat(top).st_dev
-        self._linked: dict[int, list[str]] = {}  # inode number of a special file with more names than one: those names
+        self._linked: dict[str, list[str]] = {}  # handle of a special file with more names than one: those names
+        self._copies = _copies(top)
         self._path: list[str] = []
 
     def run(self) -> int:
@@ -161,7 +162,7 @@ class _Walk:
         self._mark(folder, True)
         names = []
         for name in os.listdir(folder):
-            if name.startswith(SCRATCH) and (self._path or not name.removeprefix(SCRATCH).isdecimal()):
+            if name.startswith(SCRATCH) and (self._path or name not in self._copies.values()):
                 if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                     os.unlink(name, dir_fd=folder)
                     continue
@@ -186,28 +187,26 @@ class _Walk:
 
         Left as it was, rename(2) and link(2) would refuse it inside (EXDEV).
         """
-        if status.st_nlink > 1:
-            self._linked.setdefault(status.st_ino, []).append("/".join([*self._path, name]))
-            return
-        fresh = _scratch()
+        if status.st_nlink > 1 or self._copies:
+            handle = _handle(folder, name)
+            if status.st_nlink > 1 or handle in self._copies:
+                self._linked.setdefault(handle, []).append("/".join([*self._path, name]))
+                return
+        fresh, above = _scratch(), os.fstat(folder)
         _copy(folder, name, fresh, status)
         os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.utime(folder, ns=(above.st_atime_ns, above.st_mtime_ns))
 
     def _renew_linked(self) -> None:
         """Make those anew that have several names, which stay one: an overlay's index knows its files by that.
 
-        The copy is first called by the old one's number, at the top: whoever finds this killed goes on with it.
+        The copy is first called by the old one's handle, at the top: whoever finds this killed goes on with it.
         """
-        for name in os.listdir(self._top):
-            number = name.removeprefix(SCRATCH)
-            if number == name or not number.isdecimal():
-                continue
-            status = os.stat(name, dir_fd=self._top, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                self._linked.pop(status.st_ino, None)  # new already
-                self._replace(self._linked.pop(int(number), []), name)
-        for inode, names in self._linked.items():
-            copy, fresh = f"{SCRATCH}{inode}", _scratch()
+        for old, name in self._copies.items():
+            self._linked.pop(_handle(self._top, name), None)  # new already
+            self._replace(self._linked.pop(old, []), name)
+        for handle, names in self._linked.items():
+            copy, fresh = f"{SCRATCH}{handle}", _scratch()
             _copy(self._top, names[0], fresh, os.stat(names[0], dir_fd=self._top, follow_symlinks=False))
             os.rename(fresh, copy, src_dir_fd=self._top, dst_dir_fd=self._top)
             self._replace(names, copy)
@@ -217,13 +216,31 @@ class _Walk:
         for name in names:
             folder = os.path.dirname(name)
             fresh = f"{folder}/{_scratch()}" if folder else _scratch()
+            above = os.stat(folder or ".", dir_fd=self._top)
             os.link(copy, fresh, src_dir_fd=self._top, dst_dir_fd=self._top, follow_symlinks=False)
             os.rename(fresh, name, src_dir_fd=self._top, dst_dir_fd=self._top)
+            os.utime(folder or ".", ns=(above.st_atime_ns, above.st_mtime_ns), dir_fd=self._top)
         os.unlink(copy, dir_fd=self._top)
 
 
+def _handle(folder: int, name: str) -> str:
+    """Return what names the file alone for ever: an inode's number is another file's as soon as it is free."""
+    return name_to_handle_at(folder, name).hex()
+
+
+def _copies(top: int) -> dict[str, str]:
+    """Return what a killed walk has left half: handle of the old special file → name of its copy at the top."""
+    found = {}
+    for name in os.listdir(top):
+        if name.startswith(SCRATCH) and not name.startswith(f"{SCRATCH}x"):
+            mode = os.stat(name, dir_fd=top, follow_symlinks=False).st_mode
+            if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                found[name.removeprefix(SCRATCH)] = name
+    return found
+
+
 def _scratch() -> str:
-    """Return a name that the CT has not, and that no number is: ``_enter`` of the next walk removes it."""
+    """Return a name that the CT has not, and that no handle is: ``_enter`` of the next walk removes it."""
     return f"{SCRATCH}x{os.urandom(6).hex()}"
 
 
