@@ -45,6 +45,7 @@ VERBS = {
     "restore": "restore",
     "resume": "restore",
     "check": "check",
+    "compact": "compact",
 }
 
 # verbs that start an init: the node daemon runs them where there is one, to be its parent
@@ -60,7 +61,6 @@ LATER = {
     "snapshot-umount": _PLOOP,
     "snapshot-list": _PLOOP,
     "convert": _PLOOP,
-    "compact": _PLOOP,
     "quotaon": _QUOTA,
     "quotaoff": _QUOTA,
     "quotainit": _QUOTA,

@@ -350,9 +350,8 @@ DISK = (
         "--diskspace",
         values.parse_diskspace,
         "SOFT[:HARD]",
-        "Disk space, in KiB.",
+        "Disk space, in KiB: the size of a ploop image is the second.",
         form=values.format_pair,
-        later=RESOURCES,
     ),
     Option(
         "diskinodes",

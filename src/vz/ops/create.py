@@ -11,7 +11,7 @@ from vz.config.nodeconfig import NodeConfig
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
 from vz.disk import layout, templates
-from vz.errors import ExitCode, VzError
+from vz.errors import BadValue, ExitCode, VzError
 from vz.kernel.files import make_dirs, read_bytes, remove, write_atomically
 from vz.kernel.mountinfo import is_mount_point
 from vz.ops import journal, mend, names, scripts
@@ -142,6 +142,12 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     if os.path.isdir(ct.private) and os.listdir(ct.private):
         raise VzError(f"Private area already exists in {ct.private}", ExitCode.FS_PRVT_AREA_EXIST)
     kind = layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    if kind.NAME == "ploop":
+        kind.size_bytes(ct)
+    elif "diskspace" in values:
+        from vz.ops.image import NO_QUOTA
+
+        raise BadValue(NO_QUOTA)
     layout.check_closed(kind, ct.private, ExitCode.FS_NEW_VE_PRVT)
     if ct.conf.name:
         names.check_free(ct.ctid, ct.conf.name)

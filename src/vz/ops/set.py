@@ -88,6 +88,10 @@ def set_values(ct: Container, change: Change) -> int:
 
 def finish(ct: Container, change: Change, values: dict[str, Any], running: bool) -> None:
     """Save *values*, or say that they are not saved."""
+    if "diskspace" in change.values:
+        from vz.ops import image
+
+        image.resize(ct, change, values["diskspace"][1])
     if change.save:
         save(ct, values)
     else:
@@ -221,6 +225,10 @@ def check(ct: Container, change: Change) -> None:
     if change.is_empty():
         raise BadSyntax("set: nothing to set")
     values = change.values
+    if "diskspace" in values:
+        from vz.ops import image
+
+        image.check(ct, save=change.save)
     if values.get("name"):
         names.check_free(ct.ctid, values["name"])
     for attr, key in (("ve_root", "VE_ROOT"), ("ve_private", "VE_PRIVATE")):
