@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -129,9 +131,7 @@ def test_an_image_in_use_is_mounted_by_nobody_else(vz: Vz, node: Node, made: int
         ["losetup", "-f", "--show", "-r", str(image(node, made))], capture_output=True, text=True, check=True
     )
     device = done.stdout.strip()
-    waiting = subprocess.Popen(
-        [*node.command("vzctl"), "mount", str(made)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    waiting = node.popen("vzctl", "mount", str(made), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(1)
@@ -139,3 +139,134 @@ def test_an_image_in_use_is_mounted_by_nobody_else(vz: Vz, node: Node, made: int
     finally:
         subprocess.run(["losetup", "-d", device], check=True)
     assert waiting.wait(30) == 0
+
+
+FIRST = "{6e1b4d9e-0f7d-4b4f-9a5e-6a0f1d2c3b4a}"
+SECOND = "{00000000-0000-4000-8000-000000000002}"
+
+
+def test_snapshots_there_and_back(vz: Vz, node: Node, made: int) -> None:
+    listing = "vzctl", "snapshot-list", made, "-H", "-o", "uuid,parent_uuid,current"
+    assert vz("snapshot-list", made).stdout == f"{'PARENT_UUID':<38} C {'UUID':<38} {'DATE':<19} NAME\n"
+    vz.ok("start", made)
+    vz.sh(made, "echo one > /state")
+    done = vz.ok("snapshot", made, "--id", FIRST[1:-1].upper(), "--name", "a <b>", "--skip-suspend")
+    assert done == f"Creating snapshot {FIRST}\nSnapshot {FIRST} has been successfully created\n"
+    vz.sh(made, "echo two > /state")
+    vz.ok("snapshot", made, "--id", SECOND, "--skip-suspend", "--skip-config")
+    vz.sh(made, "echo three > /state")
+    lines = vz.run(*listing).stdout.splitlines()
+    assert lines == [f"{FIRST} {'':38} ", f"{SECOND} {FIRST} *"]
+    row = vz.run("vzctl", "snapshot-list", made, "-H", "--id", FIRST, "-o", "name,date").stdout
+    assert re.fullmatch(r"a <b> {27} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n", row)
+    node.path("/mnt/snap").mkdir(parents=True, exist_ok=True)
+    vz.ok("snapshot-mount", made, "--id", FIRST, "--target", "/mnt/snap")
+    assert node.path("/mnt/snap/state").read_text() == "one\n"
+    assert vz("snapshot-delete", made, "--id", FIRST).returncode == 158
+    assert vz.run("vzctl", "snapshot-list", made, "-H", "-o", "target", "--id", FIRST).stdout == "/mnt/snap\n"
+    vz.ok("snapshot-umount", made, "--id", FIRST)
+    assert vz("snapshot-umount", made, "--id", FIRST).returncode == 161
+    assert len(loops(node, made)) == 1
+    vz.ok("snapshot-switch", made, "--id", FIRST)
+    assert vz.ok("status", made) == f"CTID {made} exist unmounted down\n"
+    fsck(image(node, made))
+    vz.ok("start", made)
+    assert vz.sh(made, "cat /state") == "one\n"
+    assert vz.run(*listing).stdout.splitlines() == [f"{FIRST} {'':38} *", f"{SECOND} {FIRST} "]
+    vz.ok("snapshot-delete", made, "--id", FIRST)
+    assert vz.sh(made, "cat /state") == "one\n"
+    vz.ok("snapshot-switch", made, "--id", SECOND)
+    vz.ok("start", made)
+    assert vz.sh(made, "cat /state") == "two\n"
+    assert sorted(os.listdir(image(node, made).parent)) == ["root.hdd", f"root.hdd.{SECOND}"]
+
+
+def test_a_snapshot_with_memory(vz: Vz, node: Node, made: int) -> None:
+    vz.ok("start", made)
+    vz.sh(made, "(i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.05; done) >/dev/null 2>&1 </dev/null &")
+    done = vz("snapshot", made, "--id", FIRST)
+    if "criu is not installed" in done.stderr:
+        assert done.returncode == 156
+        pytest.skip("needs criu")
+    assert done.returncode == 0, done
+    assert vz.ok("status", made) == f"CTID {made} exist mounted running\n"
+    vz.sh(made, "sleep 1; echo later > /later")
+    count = int(vz.sh(made, "cat /count"))
+    vz.ok("snapshot-switch", made, "--id", FIRST, "--must-resume")
+    assert vz.ok("status", made) == f"CTID {made} exist mounted running\n"
+    assert int(vz.sh(made, "cat /count")) < count
+    assert "No such file" in vz.sh(made, "sleep 0.2; cat /later")
+    first = int(vz.sh(made, "cat /count"))
+    assert int(vz.sh(made, "sleep 0.5; cat /count")) > first, "it goes on where it was"
+    vz.ok("snapshot-switch", made, "--id", FIRST, "--skip-resume")
+    assert vz.ok("status", made) == f"CTID {made} exist unmounted down\n"
+
+
+def test_snapshot_refusals(vz: Vz, made: int, new_ct: Callable[..., int]) -> None:
+    other = new_ct(start=False)
+    for verb, words, status in (
+        ("snapshot", [], 156),
+        ("snapshot-list", [], 167),
+        ("snapshot-switch", ["--id", FIRST], 159),
+        ("snapshot-delete", ["--id", FIRST], 158),
+        ("snapshot-mount", ["--id", FIRST, "--target", "/mnt"], 160),
+        ("snapshot-umount", ["--id", FIRST], 161),
+    ):
+        done = vz(verb, other, *words)
+        assert done.stderr == "Snapshot feature is only available for ploop-based CTs\n", done
+        assert done.returncode == status
+        if words:
+            assert vz(verb, made, *words).returncode == status
+            assert vz(verb, made).returncode == 20
+    assert vz("snapshot", made, "--id", "x").returncode == 21
+    assert vz("snapshot-list", made, "-o", "x").returncode == 21
+    assert vz("snapshot-switch", made, "--id", FIRST, "--skip-resume", "--must-resume").returncode == 20
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
+def test_a_power_cut(vz: Vz, node: Node, made: int, tmp_path: Path, delay: float) -> None:
+    """The image at a random moment of a writing CT, elsewhere: what fsync had acknowledged before is there."""
+    vz.ok("start", made)
+    vz.sh(made, "(i=0; while :; do i=$((i+1)); echo $i > /f$i; sync; echo $i > /last; sync; done) >/dev/null 2>&1 &")
+    time.sleep(1 + delay)
+    last = int(vz.sh(made, "cat /last") or 0)
+    copy = tmp_path / "image"
+    subprocess.run(["cp", "--sparse=always", str(image(node, made)), str(copy)], check=True)
+    vz.ok("stop", made, "--fast")
+    done = subprocess.run(["e2fsck", "-p", str(copy)], capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout
+    fsck(copy)
+    found = subprocess.run(["debugfs", "-R", f"cat /f{last - 1}", str(copy)], capture_output=True, text=True)
+    assert found.stdout == f"{last - 1}\n"
+
+
+def test_killed_in_the_midst(vz: Vz, node: Node, made: int) -> None:
+    """kill -9 at moments of each command: afterwards the old or the new state, a sound image, no loop device left."""
+    vz.ok("snapshot", made, "--id", FIRST)
+    commands = (
+        ("mount", made),
+        ("start", made),
+        ("set", made, "--diskspace", "700M", "--save"),
+        ("snapshot", made, "--id", SECOND, "--skip-suspend"),
+        ("snapshot-switch", made, "--id", FIRST),
+        ("snapshot-delete", made, "--id", SECOND),
+    )
+    for words in commands:
+        for delay in (0.03, 0.06, 0.12):
+            child = node.popen("vzctl", *map(str, words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(delay)
+            pid = next(iter(Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()), child.pid)
+            os.kill(int(pid), signal.SIGKILL)
+            child.wait()
+        vz("stop", made, "--fast")
+        vz("umount", made)
+        assert vz.ok("status", made) == f"CTID {made} exist unmounted down\n", words
+        assert loops(node, made) == [], words
+        fsck(image(node, made))
+        names = {line for line in vz.run("vzctl", "snapshot-list", made, "-H", "-o", "uuid").stdout.split()}
+        for name in names:
+            fsck(image(node, made).with_name(f"root.hdd.{name}"))
+    vz.ok("snapshot", made)
+    vz.ok("start", made)
+    left = [name for name in os.listdir(image(node, made).parent) if name.endswith((".tmp", ".new"))]
+    assert left == []

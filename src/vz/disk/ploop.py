@@ -92,14 +92,16 @@ def _prepare(tree: str, image: str) -> None:
         raise
 
 
-def copy(source: str, target: str, code: int) -> None:
-    """Copy the image *source*: by reflink, else its allocated extents; *target* appears when it is whole and synced."""
+def copy(source: str, target: str, code: int, *, durable: bool = True) -> None:
+    """Copy the image *source*: by reflink, else its allocated extents; *target* appears when it is whole, and synced if *durable*."""
     temporary = f"{target}.tmp"
     try:
         tool(["cp", "--reflink=auto", "--sparse=auto", "--", source, temporary], code)
-        sync_file(temporary)
+        if durable:
+            sync_file(temporary)
         os.rename(temporary, target)
-        sync_directory(os.path.dirname(target))
+        if durable:
+            sync_directory(os.path.dirname(target))
     except BaseException:
         remove(temporary)
         raise
