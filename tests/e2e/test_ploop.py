@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import BUSYBOX, Vz
 from testnode import Node
 
@@ -252,11 +253,10 @@ def test_killed_in_the_midst(vz: Vz, node: Node, made: int) -> None:
         ("snapshot-delete", made, "--id", SECOND),
     )
     for words in commands:
-        for delay in (0.03, 0.06, 0.12):
+        for delay in (0.02, 0.04, 0.06, 0.08, 0.12, 0.2):
             child = node.popen("vzctl", *map(str, words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(delay)
-            pid = next(iter(Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()), child.pid)
-            os.kill(int(pid), signal.SIGKILL)
+            child.send_signal(signal.SIGKILL)
             child.wait()
         vz("stop", made, "--fast")
         vz("umount", made)

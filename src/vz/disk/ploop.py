@@ -93,8 +93,12 @@ def _prepare(tree: str, image: str) -> None:
 
 
 def copy(source: str, target: str, code: int, *, durable: bool = True) -> None:
-    """Copy the image *source*: by reflink, else its allocated extents; *target* appears when it is whole, and synced if *durable*."""
+    """Copy the image *source*: by reflink, else its allocated extents.
+
+    *target* appears when it is whole, and synced if *durable*.  VzError: a full disk (46), else *code*.
+    """
     temporary = f"{target}.tmp"
+    remove(temporary)  # an earlier one's, that may be at it still
     try:
         tool(["cp", "--reflink=auto", "--sparse=auto", "--", source, temporary], code)
         if durable:
@@ -152,7 +156,7 @@ def grow_mounted(private: str, size: int) -> None:
     devices = loop.find(image)
     now = os.stat(image).st_size
     if size < now:
-        text = f"An image can be made smaller only while it is not mounted ({size // 1024}K is less than {now // 1024}K)"
+        text = f"An image is made smaller only while it is not mounted: {size // 1024}K is less than {now // 1024}K"
         raise VzError(text, ExitCode.RESIZE_IMAGE_ERROR)
     if not devices:
         raise VzError(f"{image} is on no loop device", ExitCode.RESIZE_IMAGE_ERROR)
@@ -218,7 +222,7 @@ def tree_path(ct: Container) -> str | None:
 def tool(words: list[str], code: int, *, good: tuple[int, ...] = (0,)) -> None:
     """Run *words*; VzError: 46 on a full disk, else *code*, with its last line."""
     try:
-        result = spawn([which(words[0]), *words[1:]])
+        result = spawn([which(words[0]), *words[1:]], long=True)
     except FileNotFoundError as exc:
         raise VzError(f"The ploop layout needs the program {words[0]}", code) from exc
     if result.status in good:

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import select
-
 from _struct import pack, unpack_from
 
 from vz.kernel.mountinfo import is_mount_point

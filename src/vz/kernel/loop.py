@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import stat
-
 from _struct import pack, unpack_from
 
 LOOP_GET_STATUS64 = 0x4C05

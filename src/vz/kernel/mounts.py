@@ -133,7 +133,8 @@ def idmap(tree_fd: int, userns_fd: int) -> None:
 def fs_mount(fstype: str, options: list[tuple[str, str]], attributes: int = 0) -> int:
     """Make a file system of *fstype* with *options* and return a descriptor of its detached mount.
 
-    An option without a value ("") is a flag.  See fsopen(2), fsconfig(2), fsmount(2).  The kernel's own message, where it left one, is in the error.
+    An option without a value ("") is a flag.
+    See fsopen(2), fsconfig(2), fsmount(2).  The kernel's own message, where it left one, is in the error.
     """
     fs_fd = check(syscall(NR_fsopen, os.fsencode(fstype), FSOPEN_CLOEXEC), "fsopen", fstype)
     try:

@@ -84,9 +84,7 @@ def create(ct: Container, asked: Request) -> None:
         raise VzError(f"There is a snapshot {uuid} already", code)
     clear(ct, items)
     say(f"Creating snapshot {uuid}")
-    new = Snapshot(
-        uuid, "", date=time.strftime("%Y-%m-%d %H:%M:%S"), name=asked.name, description=asked.description
-    )
+    new = Snapshot(uuid, "", date=time.strftime("%Y-%m-%d %H:%M:%S"), name=asked.name, description=asked.description)
     try:
         make_dirs(os.path.dirname(snapshots.dump_path(ct.private, uuid)), 0o700)
         if not asked.skip_config:
