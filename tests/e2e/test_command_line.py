@@ -105,7 +105,7 @@ TABLE = [
     ("create", ["--save"], 21),
     ("create", ["--config", "../x"], 21),
     ("create", ["--layout", "zfs"], 21),
-    ("create", ["--diskspace", "1G"], 21),
+    ("create", ["--diskinodes", "1000"], 21),
     ("create", ["--ipadd", "192.0.2.300"], 21),
     ("set", ["--config", "basic", "--save"], 21),
     ("set", ["--cpuunits", "7", "--save"], 21),

@@ -183,7 +183,7 @@ GENERAL = (
         "--mount_opts",
         units.parse_text,
         "OPTIONS",
-        "Mount options of an image: kept, without effect on the layouts of this version.",
+        "Mount options of a ploop image; without effect on other layouts.",
         "restart",
     ),
     Option(

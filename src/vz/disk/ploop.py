@@ -23,6 +23,8 @@ BLOCK = 4096
 SLACK_BYTES = 96 << 20  # the journal, inode tables, and room to grow
 # without noinit_itable the kernel would write all inode tables, into holes of the image
 OPTIONS = [("errors", "remount-ro"), ("noinit_itable", "")]
+# words of MOUNT_OPTS that are the mount's and not the file system's: attributes of fsmount(2)
+ATTRIBUTES = {"noatime": 0x10, "strictatime": 0x20, "nodiratime": 0x80, "relatime": 0}
 
 
 def image_path(private: str) -> str:
@@ -182,9 +184,10 @@ def mount(ct: Container) -> None:
     wait_free(image)
     remove(f"{image}.new")
     remove(f"{image}.new.tmp")
+    options, attributes = mount_options(ct.conf.mount_opts or "")
     device, name = loop.attach(image)
     try:
-        tree_fd = mounts.fs_mount("ext4", [("source", name), *OPTIONS])
+        tree_fd = mounts.fs_mount("ext4", [("source", name), *OPTIONS, *options], attributes)
     finally:
         os.close(device)
     try:
@@ -192,6 +195,18 @@ def mount(ct: Container) -> None:
         mounts.move_mount(tree_fd, ct.root)
     finally:
         os.close(tree_fd)
+
+
+def mount_options(text: str) -> tuple[list[tuple[str, str]], int]:
+    """Return (options of ext4, attributes of the mount) of MOUNT_OPTS."""
+    options, attributes = [], 0
+    for word in filter(None, text.split(",")):
+        key, _, value = word.partition("=")
+        if word in ATTRIBUTES:
+            attributes |= ATTRIBUTES[word]
+        else:
+            options.append((key, value))
+    return options, attributes
 
 
 def wait_free(image: str) -> None:

@@ -214,8 +214,7 @@ def test_a_refusal_with_a_reason_gives_it() -> None:
 LATER = [
     f"--{word}"
     for word in (
-        "meminfo cpuweight diskquota diskspace diskinodes quotatime quotaugidlimit "
-        "offline-resize offline pci_add pci_del"
+        "meminfo cpuweight diskquota diskinodes quotatime quotaugidlimit pci_add pci_del"
     ).split()
 ]
 
