@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -270,3 +271,65 @@ def test_killed_in_the_midst(vz: Vz, node: Node, made: int) -> None:
     vz.ok("start", made)
     left = [name for name in os.listdir(image(node, made).parent) if name.endswith((".tmp", ".new"))]
     assert left == []
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_snapshots_share_blocks_where_the_file_system_can(vz: Vz, node: Node, ctid: int, kind: str) -> None:
+    """XFS and btrfs: a snapshot takes no space of its own, and says what it said before."""
+    node.path("/vz/area").mkdir(exist_ok=True)
+    disk = node.path("/vz/disk.img")
+    with disk.open("wb") as file:
+        file.truncate(1 << 30)
+    mkfs = shutil.which(f"mkfs.{kind}")
+    if mkfs is None:
+        disk.unlink()
+        pytest.skip(f"needs mkfs.{kind}")
+    subprocess.run([mkfs, "-q", str(disk)], check=True)
+    done = vz.run("mount", "-o", "loop", "/vz/disk.img", "/vz/area")
+    if done.returncode:
+        disk.unlink()
+        pytest.skip(f"needs {kind}: {done.stderr.strip()}")
+    try:
+        words = ("--layout", "ploop", "--diskspace", "1G", "--private", f"/vz/area/{ctid}")
+        vz.ok("create", ctid, "--ostemplate", BUSYBOX, *words)
+        vz.ok("start", ctid)
+        vz.sh(ctid, "dd if=/dev/urandom of=/big bs=1M count=64; md5sum /big > /sum; sync")
+        used = os.statvfs(node.path("/vz/area"))
+        for _ in range(3):
+            vz.ok("snapshot", ctid, "--skip-suspend")
+        now = os.statvfs(node.path("/vz/area"))
+        assert (used.f_bfree - now.f_bfree) * used.f_frsize < 32 << 20
+        vz.sh(ctid, "dd if=/dev/zero of=/big bs=1M count=64 conv=notrunc; sync")
+        uuid = vz.run("vzctl", "snapshot-list", ctid, "-H", "-o", "uuid").stdout.split()[1]
+        vz.ok("snapshot-switch", ctid, "--id", uuid)
+        vz.ok("start", ctid)
+        assert vz.sh(ctid, "md5sum -c /sum") == "/big: OK\n"
+    finally:
+        vz.remove(ctid)
+        for _ in range(50):  # what destroy deletes in the background
+            if vz.run("umount", "/vz/area").returncode == 0:
+                break
+            time.sleep(0.1)
+        disk.unlink()
+
+
+def test_a_full_node_is_warned_of(vz: Vz, node: Node, made: int) -> None:
+    conf = node.path("/etc/vz/vz.conf")
+    old = conf.read_text()
+    conf.write_text(f"{old}DISK_RESERVE=900T\n")
+    try:
+        done = vz("start", made)
+        assert done.returncode == 0 and "DISK_RESERVE" in done.stderr, done
+    finally:
+        conf.write_text(old)
+
+
+def test_mount_options(vz: Vz, made: int) -> None:
+    vz.ok("set", made, "--mount_opts", "noatime,barrier=1,discard", "--save")
+    vz.ok("start", made)
+    line = next(line for line in vz.sh(made, "cat /proc/mounts").splitlines() if " / ext4 " in line)
+    assert "noatime" in line and "discard" in line and "errors=remount-ro" in line
+    vz.ok("stop", made, "--fast")
+    vz.ok("set", made, "--mount_opts", "nonsense", "--save")
+    done = vz("start", made)
+    assert done.returncode == 50 and len(done.stderr.splitlines()) == 2 and "nonsense" in done.stderr, done

@@ -173,7 +173,7 @@ GENERAL = (
         "VE_LAYOUT",
         "--layout --ve_layout --velayout",
         values.parse_layout,
-        "overlay|simfs",
+        "overlay|simfs|ploop",
         "How the files are kept.",
         "create",
     ),

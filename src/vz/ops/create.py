@@ -111,6 +111,10 @@ def build(ct: Container, sample: Any, values: dict[str, Any], template: str, fac
     if os.path.isdir(ct.private):
         os.rmdir(ct.private)
     os.rename(area, ct.private)
+    if layout.layout_name(ct) == "ploop":
+        from vz.ops import image
+
+        image.check_space(ct)
     say("Performing postcreate actions")
     prepare(ct, template)
     check_interrupt()

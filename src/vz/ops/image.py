@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from vz.container.ct import Container
+from vz.config.units import parse_size
+from vz.container.ct import Container, printable
 from vz.disk import layout
 from vz.errors import BadSyntax, BadValue, ExitCode, VzError
-from vz.ops.report import say
+from vz.ops.report import say, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,23 @@ def resize(ct: Container, change: Change, size_kib: int) -> None:
         ploop.wait_free(image)
         ploop.resize(ct.private, size)
     say(f"Image is {size // 1024}K")
+
+
+def check_space(ct: Container) -> None:
+    """Warn where the node's file system is so full that images, which are sparse, may not get what they promise."""
+    text = ct.node.values.get("DISK_RESERVE") or "1G"
+    try:
+        reserve = parse_size(text)
+    except ValueError:
+        warn(f"WARNING: DISK_RESERVE in /etc/vz/vz.conf is no size: {printable(text)}")
+        return
+    found = os.statvfs(ct.private)
+    free = found.f_bavail * found.f_frsize
+    if free < reserve:
+        warn(
+            f"WARNING: the file system of {ct.private} has {free >> 20}M left, "
+            f"less than DISK_RESERVE ({reserve >> 20}M): when it is full, containers on ploop images get I/O errors"
+        )
 
 
 def compact(ct: Container) -> None:

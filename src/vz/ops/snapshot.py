@@ -69,9 +69,11 @@ def known(ct: Container, uuid: str, code: int) -> tuple[list[Snapshot], Snapshot
     return items, found
 
 
-def clear(ct: Container, items: list[Snapshot]) -> None:
-    """Remove what killed commands left: files of no snapshot."""
+def clear(ct: Container, items: list[Snapshot], *, logs: bool = True) -> None:
+    """Remove what killed commands left: files of no snapshot, and the *logs* of dumps that failed."""
     for path in snapshots.orphans(ct.private, items):
+        if path.endswith(".fail") and not logs:
+            continue
         shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else remove(path)
 
 
@@ -96,7 +98,7 @@ def create(ct: Container, asked: Request) -> None:
         snapshots.add(items, new)
         snapshots.write(ct.private, items)
     except BaseException as exc:
-        clear(ct, [item for item in items if item.uuid != uuid])
+        clear(ct, [item for item in items if item.uuid != uuid], logs=False)
         if isinstance(exc, OSError):
             raise _failed("Unable to make a snapshot", exc, code) from exc
         if isinstance(exc, VzError) and exc.code != ExitCode.FS_NO_DISK_SPACE:

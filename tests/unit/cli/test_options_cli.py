@@ -212,10 +212,7 @@ def test_a_refusal_with_a_reason_gives_it() -> None:
 
 
 LATER = [
-    f"--{word}"
-    for word in (
-        "meminfo cpuweight diskquota diskinodes quotatime quotaugidlimit pci_add pci_del"
-    ).split()
+    f"--{word}" for word in ("meminfo cpuweight diskquota diskinodes quotatime quotaugidlimit pci_add pci_del").split()
 ]
 
 

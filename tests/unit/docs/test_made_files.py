@@ -76,9 +76,9 @@ def complete(tmp_path: Path, function: str, words: list[str]) -> list[str]:
         (["vzctl", "set", "101", "--netf"], ["--netfilter"]),
         (["vzctl", "set", "101", "--save", "--onboot", ""], ["yes", "no"]),
         (["vzctl", "set", "101", "--netfilter", ""], ["disabled", "stateless", "stateful", "full"]),
-        (["vzctl", "set", "101", "--diskspa"], []),
+        (["vzctl", "set", "101", "--diskspa"], ["--diskspace"]),
         (["vzctl", "create", "101", "--lay"], ["--layout"]),
-        (["vzctl", "create", "101", "--layout", ""], ["overlay", "simfs"]),
+        (["vzctl", "create", "101", "--layout", ""], ["overlay", "simfs", "ploop"]),
         (["vzctl", "stop", "101", "--f"], ["--fast"]),
     ],
 )
