@@ -23,6 +23,7 @@ class Change:
         "netif_add",
         "netif_del",
         "netif_edit",
+        "offline_resize",
         "save",
         "setmode",
         "skip_arpdetect",
@@ -48,6 +49,7 @@ class Change:
         self.force = False
         self.setmode = ""
         self.skip_arpdetect = False
+        self.offline_resize = False
 
     @classmethod
     def of(cls, values: dict[str, Any], flags: set[str]) -> Change:
@@ -63,6 +65,7 @@ class Change:
         change.save = "save" in flags
         change.force = "force" in flags
         change.skip_arpdetect = "skip_arpdetect" in flags
+        change.offline_resize = "offline_resize" in flags
         change.values = rest
         return change
 

@@ -140,7 +140,8 @@ def test_3_to_6_in_their_order(vz: Vz, node: Node, own: int, node_conf: Path) ->
         everything = ["--layout", "ploop", "--name", "taken"]
         assert refused(vz, own, 44, *everything) == f"Private area already exists in /vz/private/{own}"
         node.path(f"/vz/private/{own}/x").rmdir()
-        assert "ploop" in refused(vz, own, 99, *everything)
+        assert "ploop" in refused(vz, own, 99, "--layout", "ploop:expanded", "--name", "taken")
+        assert "DISKSPACE" in refused(vz, own, 63, *everything)
         assert refused(vz, own, 131, "--name", "taken") == "Conflict: name taken already used by container 99999"
         refused(vz, own, 29)
         assert node.path(f"/vz/private/{own}").is_dir(), "an empty directory is no private area"

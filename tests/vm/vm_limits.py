@@ -21,6 +21,7 @@ UML = {
         ),
         NO_CRIU,
     ),
+    "test_a_snapshot_with_memory": NO_CRIU,
     "test_suspended_at_shutdown_and_back_at_boot": NO_CRIU,
     "test_a_restored_ct_is_the_daemons_child": NO_CRIU,
     "test_the_rate_holds_after_a_restore": NO_CRIU,

@@ -145,6 +145,8 @@ def check_together(values: dict[str, Any], flags: set[str]) -> None:
         raise BadSyntax("Option --force needs --save")
     if "setmode" in values and not save:
         raise BadSyntax("Option --setmode needs --save")
+    if "offline_resize" in flags and "diskspace" not in values:
+        raise BadSyntax("Option --offline-resize is about --diskspace")
     if "name" in values and not save:
         raise VzError("Option --name needs --save", ExitCode.SET_NAME_ERROR)
     for attr in ("ostemplate", "stop_timeout_s"):

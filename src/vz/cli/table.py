@@ -50,19 +50,19 @@ VERBS = {
     "quotaon": "quotaon",
     "quotaoff": "quotaoff",
     "quotainit": "quotainit",
+    "compact": "compact",
+    "snapshot": "snapshot",
+    "snapshot-switch": "snapshot_switch",
+    "snapshot-delete": "snapshot_delete",
+    "snapshot-mount": "snapshot_mount",
+    "snapshot-umount": "snapshot_umount",
+    "snapshot-list": "snapshot_list",
 }
 
 # verbs that start an init: the node daemon runs them where there is one, to be its parent
 STARTING = frozenset(("start", "restart", "restore", "resume"))
 
-_PLOOP = "snapshots and images come with the ploop layout"
+_PLOOP = "conversion between layouts comes with a later one"
 LATER = {
-    "snapshot": _PLOOP,
-    "snapshot-switch": _PLOOP,
-    "snapshot-delete": _PLOOP,
-    "snapshot-mount": _PLOOP,
-    "snapshot-umount": _PLOOP,
-    "snapshot-list": _PLOOP,
     "convert": _PLOOP,
-    "compact": _PLOOP,
 }

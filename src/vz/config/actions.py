@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vz.config import units, values
 from vz.config.netif import parse_netif_add, parse_on_off
-from vz.config.options import NEVER, PLOOP, Option
+from vz.config.options import NEVER, Option
 
 GENERAL = "General"
 NETWORK = "Network"
@@ -157,7 +157,7 @@ ACTIONS: tuple[tuple[str, Option], ...] = (
     (MEMORY, Option("swap", "", "--swap", _swap, "SIZE", "Swap, in bytes; stored as SWAPPAGES 0:N.")),
     (
         "Disk and I/O",
-        _flag("offline_resize", "--offline-resize --offline", "Resize an image that is not in use.", PLOOP),
+        _flag("offline_resize", "--offline-resize --offline", "With --diskspace: only where the image is not in use."),
     ),
     (
         SECURITY,

@@ -43,6 +43,11 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
         "vzeventd sees to it.",
     ),
     ("VE0CPUUNITS", "1000", "CPU weight of the host itself."),
+    (
+        "DISK_RESERVE",
+        "1G",
+        "Free space below which vzctl create and start warn that CTs on ploop images may get I/O errors; 0: never.",
+    ),
     ("TEMPLATE_MAX_SIZE", "", "Largest size of an unpacked template, in bytes; an archive beyond it is refused."),
     ("TEMPLATE_MAX_FILES", "", "Largest number of files in a template."),
 )

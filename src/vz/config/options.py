@@ -173,7 +173,7 @@ GENERAL = (
         "VE_LAYOUT",
         "--layout --ve_layout --velayout",
         values.parse_layout,
-        "overlay|simfs",
+        "overlay|simfs|ploop",
         "How the files are kept.",
         "create",
     ),
@@ -183,7 +183,7 @@ GENERAL = (
         "--mount_opts",
         units.parse_text,
         "OPTIONS",
-        "Mount options of an image: kept, without effect on the layouts of this version.",
+        "Mount options of a ploop image; without effect on other layouts.",
         "restart",
     ),
     Option(
@@ -349,8 +349,8 @@ DISK = (
         "--diskspace",
         values.parse_diskspace,
         "SOFT[:HARD]",
-        "Disk space, in KiB: above SOFT only for QUOTATIME, above HARD never. It takes a file system with project "
-        "quota (docs/quota.md).",
+        "Disk space, in KiB. Of a ploop image the second is its size. Else above SOFT only for QUOTATIME, above HARD never: "
+        "that takes a file system with project quota (docs/quota.md).",
         form=values.format_pair,
         set=values.set_diskspace,
     ),

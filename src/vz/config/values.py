@@ -211,7 +211,7 @@ def parse_nameservers(text: str) -> list[str]:
 
 def parse_layout(text: str) -> str:
     if text not in LAYOUTS:
-        raise ValueError(f"{text!r}: overlay or simfs")
+        raise ValueError(f"{text!r}: overlay, simfs or ploop")
     return text
 
 

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
-LAYOUTS = {"simfs": simfs, "overlay": overlay}
+LAYOUTS = {"simfs": simfs, "overlay": overlay}  # and ploop, imported where it is used
 DEFAULT = "overlay"
 
 
@@ -40,20 +40,30 @@ def layout_of(ct: Container) -> ModuleType:
     """Return the layout module of *ct*.
 
     Raises:
-        VzError: ploop (status 99) or an unknown layout (53).
+        VzError: an image that is not raw (status 99) or an unknown layout (53).
     """
-    return by_name(layout_name(ct))
+    name = layout_name(ct)
+    return by_name((ct.conf.ve_layout or "") if name == "ploop" and is_ploop_word(ct.conf.ve_layout) else name)
+
+
+def is_ploop_word(word: str | None) -> bool:
+    return (word or "").partition(":")[0] == "ploop"
 
 
 def by_name(name: str) -> ModuleType:
-    """Return the layout module called *name* (``ploop:expanded`` counts as ploop)."""
-    word = name.partition(":")[0]
+    """Return the layout module called *name*; ``ploop``, ``ploop:raw`` and ``ploop:plain`` are one."""
+    word, _, mode = name.partition(":")
     if word == "ploop":
-        raise VzError(
-            "The ploop layout is not available in this version: use --layout overlay or simfs", ExitCode.PLOOP_UNSUP
-        )
+        if mode not in ("", "raw", "plain"):
+            raise VzError(
+                f"Images of format {printable(mode)} are not available in this version: use --layout ploop:raw",
+                ExitCode.PLOOP_UNSUP,
+            )
+        from vz.disk import ploop
+
+        return ploop
     if word not in LAYOUTS:
-        raise VzError(f"Unknown layout {printable(name)}: use overlay or simfs", ExitCode.UNK_MOUNT_TYPE)
+        raise VzError(f"Unknown layout {printable(name)}: use overlay, simfs or ploop", ExitCode.UNK_MOUNT_TYPE)
     return LAYOUTS[word]
 
 
@@ -86,7 +96,7 @@ def mount_root(ct: Container) -> None:
     """Attach the CT's private area at VE_ROOT.
 
     Raises:
-        VzError: no private area (43), VE_ROOT cannot be made (49), the mount failed (50), ploop (99).
+        VzError: no private area (43), VE_ROOT cannot be made (49), the mount failed (50), no raw image (99).
         BadKernel: the file system of the private area cannot be idmapped (5).
     """
     if not os.path.isdir(ct.private):
@@ -121,7 +131,10 @@ def umount_root(ct: Container) -> None:
 
     try:
         while ct.is_mounted():
-            mounts.umount_and_sync_later(ct.root, mounts.UMOUNT_NOFOLLOW)
+            if layout_name(ct) == "ploop":  # its next mount must not find it in use
+                mounts.umount(ct.root, mounts.UMOUNT_NOFOLLOW)
+            else:
+                mounts.umount_and_sync_later(ct.root, mounts.UMOUNT_NOFOLLOW)
     except OSError as exc:
         hint = "; a process of the host has its directory or a file there" if exc.errno == errno.EBUSY else ""
         raise VzError(f"Unable to unmount {ct.root}: {exc.strerror}{hint}", ExitCode.FS_CANTUMOUNT) from exc

@@ -10,7 +10,7 @@ import errno
 import os
 
 from vz.container.ct import Container, printable
-from vz.disk import project
+from vz.disk import layout, project
 from vz.errors import ExitCode, VzError
 from vz.kernel import quota
 
@@ -40,8 +40,11 @@ class Usage:
 
 
 def is_wanted(ct: Container) -> bool:
-    """Tell whether the CT's disk limits are to hold: DISK_QUOTA is not no, in its conf or vz.conf."""
-    return ct.conf.disk_quota is not False
+    """Tell whether limits of the CT's tree are to hold: DISK_QUOTA is not no, in its conf or vz.conf.
+
+    That of a ploop CT is its image's size.
+    """
+    return ct.conf.disk_quota is not False and layout.layout_name(ct) != "ploop"
 
 
 def conf_limits(ct: Container) -> tuple[int, int, int, int] | None:

@@ -126,7 +126,7 @@ def unpack(node: NodeConfig, template: Template) -> str:
     tree = f"{home}/{template.digest}/fs"
     if os.path.isdir(tree):
         return tree
-    lock = _lock(home)
+    lock = lock_cache(node)
     try:
         if not os.path.isdir(tree):
             _unpack(node, template, home)
@@ -135,7 +135,9 @@ def unpack(node: NodeConfig, template: Template) -> str:
     return tree
 
 
-def _lock(home: str) -> int:
+def lock_cache(node: NodeConfig) -> int:
+    """Return a descriptor that holds the lock under which the unpacked copies, and what is made of them, are made."""
+    home = f"{node.template}/unpacked"
     make_dirs(home, 0o700)  # set-uid files in it are not for the host's users
     lock = os.open(f"{home}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -175,7 +177,7 @@ def place_archive(node: NodeConfig, digest: str, name: str, suffix: str) -> None
 def place_tree(node: NodeConfig, digest: str) -> None:
     """Take the unpacked tree that has come as incoming() for the template with *digest*."""
     home = f"{node.template}/unpacked"
-    lock = _lock(home)
+    lock = lock_cache(node)
     try:
         if os.path.isdir(f"{home}/{digest}/fs"):
             _remove_tree(incoming(node, digest))

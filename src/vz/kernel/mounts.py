@@ -29,6 +29,7 @@ MOVE_MOUNT_F_EMPTY_PATH = 4
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 
@@ -132,12 +133,16 @@ def idmap(tree_fd: int, userns_fd: int) -> None:
 def fs_mount(fstype: str, options: list[tuple[str, str]], attributes: int = 0) -> int:
     """Make a file system of *fstype* with *options* and return a descriptor of its detached mount.
 
+    An option without a value ("") is a flag.
     See fsopen(2), fsconfig(2), fsmount(2).  The kernel's own message, where it left one, is in the error.
     """
     fs_fd = check(syscall(NR_fsopen, os.fsencode(fstype), FSOPEN_CLOEXEC), "fsopen", fstype)
     try:
         for key, value in options:
-            result = syscall(NR_fsconfig, fs_fd, FSCONFIG_SET_STRING, os.fsencode(key), os.fsencode(value), 0)
+            if value:
+                result = syscall(NR_fsconfig, fs_fd, FSCONFIG_SET_STRING, os.fsencode(key), os.fsencode(value), 0)
+            else:
+                result = syscall(NR_fsconfig, fs_fd, FSCONFIG_SET_FLAG, os.fsencode(key), None, 0)
             _check_fs(result, fs_fd, f"{fstype} {key}={value}")
         _check_fs(syscall(NR_fsconfig, fs_fd, FSCONFIG_CMD_CREATE, None, None, 0), fs_fd, fstype)
         return check(syscall(NR_fsmount, fs_fd, FSMOUNT_CLOEXEC, attributes), "fsmount", fstype)

@@ -112,6 +112,10 @@ def build(ct: Container, sample: Any, values: dict[str, Any], template: str, fac
     if os.path.isdir(ct.private):
         os.rmdir(ct.private)
     os.rename(area, ct.private)
+    if layout.layout_name(ct) == "ploop":
+        from vz.ops import image
+
+        image.check_space(ct)
     say("Performing postcreate actions")
     prepare(ct, template)
     check_interrupt()
@@ -143,6 +147,8 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     if os.path.isdir(ct.private) and os.listdir(ct.private):
         raise VzError(f"Private area already exists in {ct.private}", ExitCode.FS_PRVT_AREA_EXIST)
     kind = layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
+    if kind.NAME == "ploop":
+        kind.size_bytes(ct)
     layout.check_closed(kind, ct.private, ExitCode.FS_NEW_VE_PRVT)
     if ct.conf.name:
         names.check_free(ct.ctid, ct.conf.name)

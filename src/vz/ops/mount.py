@@ -138,7 +138,7 @@ def host_mounts(ct: Container) -> list[External]:
     root = f"{os.path.realpath(ct.root)}/"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            path = _unescaped(line.split(" ")[4])
+            path = unescaped(line.split(" ")[4])
             if path.startswith(root):
                 target = path[len(root) - 1 :]
                 found.append(External(f"{HOST_MOUNT}{len(found)}", f"{ct.root}{target}", target))
@@ -169,7 +169,7 @@ def apart(ct: Container, record: Record) -> tuple[list[str], Record]:
     return [which("unshare"), "--mount", "--propagation", "private", "sh", "-c", BIND_EACH, "criu", *words, "--"], seen
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
     for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(code, char)
     return text

@@ -89,7 +89,7 @@ def set_values(ct: Container, change: Change) -> int:
                     half.note()
             finish(ct, change, values, running)
     else:
-        if quota.ATTRS & set(values) and ct.is_mounted():
+        if has_tree_limits(ct, values) and ct.is_mounted():
             try:
                 apply_quota(ct, values)
             except VzError as exc:
@@ -102,6 +102,10 @@ def set_values(ct: Container, change: Change) -> int:
 
 def finish(ct: Container, change: Change, values: dict[str, Any], running: bool) -> None:
     """Save *values*, or say that they are not saved."""
+    if "diskspace" in change.values and layout.layout_name(ct) == "ploop":
+        from vz.ops import image
+
+        image.resize(ct, change, values["diskspace"][1])
     if change.save:
         save(ct, values)
     else:
@@ -178,7 +182,9 @@ def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
     counted = {name for name in ubc.NAMES if name in values}
     if counted:
         found += counted_only(ct, values, counted)
-    if quota.ATTRS & set(values) and not ct.is_mounted():  # else it is refused
+    if layout.layout_name(ct) == "ploop" and {"diskinodes", "quotatime"} & set(values):
+        found.append("DISKINODES and QUOTATIME have no effect on a ploop image: its size is its limit")
+    if has_tree_limits(ct, values) and not ct.is_mounted():  # else it is refused
         why = quota.check_support(with_values(ct, values))
         if why:
             found.append(f"disk limits are saved, and do not hold on this node: {why}")
@@ -245,6 +251,10 @@ def check(ct: Container, change: Change) -> None:
     if change.is_empty():
         raise BadSyntax("set: nothing to set")
     values = change.values
+    if "diskspace" in values and layout.layout_name(ct) == "ploop":
+        from vz.ops import image
+
+        image.check(save=change.save)
     if values.get("name"):
         names.check_free(ct.ctid, values["name"])
     for attr, key in (("ve_root", "VE_ROOT"), ("ve_private", "VE_PRIVATE")):
@@ -330,7 +340,7 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     for attr, value in values.items():
         setattr(ct.conf, attr, value)
     record, pidfd = open_init(ct)
-    if quota.ATTRS & set(values):
+    if has_tree_limits(ct, values):
         apply_quota(ct, {})
     resource_attrs = RESOURCE_ATTRS & set(values) - quota.ATTRS
     if resource_attrs:
@@ -361,6 +371,11 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
         apply_guest(ct, pidfd, values)
         distscripts.at_set(ct, values, old.get("ip_addr") or [])
+
+
+def has_tree_limits(ct: Container, values: dict[str, Any]) -> bool:
+    """Tell whether *values* has limits that the quota of the node's file system keeps."""
+    return bool(quota.ATTRS & set(values)) and layout.layout_name(ct) != "ploop"
 
 
 def apply_quota(ct: Container, values: dict[str, Any]) -> None:

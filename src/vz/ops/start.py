@@ -72,7 +72,10 @@ def check(ct: Container, *, force: bool) -> None:
         raise AlreadyRunning
     if not os.path.isdir(ct.private):
         raise VzError(f"Container private area {ct.private} does not exist", ExitCode.FS_NOPRVT)
-    layout.layout_of(ct)
+    if layout.layout_of(ct).NAME == "ploop":
+        from vz.ops import image
+
+        image.check_space(ct)
 
 
 def check_enabled(ct: Container, *, force: bool) -> None:

@@ -78,7 +78,7 @@ def complete(tmp_path: Path, function: str, words: list[str]) -> list[str]:
         (["vzctl", "set", "101", "--netfilter", ""], ["disabled", "stateless", "stateful", "full"]),
         (["vzctl", "set", "101", "--diskspa"], ["--diskspace"]),
         (["vzctl", "create", "101", "--lay"], ["--layout"]),
-        (["vzctl", "create", "101", "--layout", ""], ["overlay", "simfs"]),
+        (["vzctl", "create", "101", "--layout", ""], ["overlay", "simfs", "ploop"]),
         (["vzctl", "stop", "101", "--f"], ["--fast"]),
     ],
 )

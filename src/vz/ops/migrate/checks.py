@@ -62,7 +62,7 @@ def ct_facts(ct: Container, *, was: str) -> dict[str, Any]:
     """
     name = layout.layout_name(ct)
     if name == "ploop":
-        raise MigrateFailed("The ploop layout is not available in this version", NO_PLOOP)
+        raise MigrateFailed("A container with the ploop layout cannot be migrated in this version", NO_PLOOP)
     size, files = used(f"{ct.private}/up" if name == "overlay" else ct.private)
     digest = overlay.lower_digest(ct.private) if name == "overlay" else ""
     template_size, template_files = template_use(ct, digest)
