@@ -349,8 +349,8 @@ DISK = (
         "--diskspace",
         values.parse_diskspace,
         "SOFT[:HARD]",
-        "Disk space, in KiB. Of a ploop image the second is its size. Else above SOFT only for QUOTATIME, above HARD never: "
-        "that takes a file system with project quota (docs/quota.md).",
+        "Disk space, in KiB. Of a ploop image the second is its size. Else above SOFT only for QUOTATIME, above HARD "
+        "never: that takes a file system with project quota (docs/quota.md).",
         form=values.format_pair,
         set=values.set_diskspace,
     ),
