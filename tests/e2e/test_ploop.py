@@ -121,8 +121,6 @@ def test_refusals(vz: Vz, ctid: int) -> None:
         assert done.returncode == status, done
     done = vz(*words, "ploop", "--diskspace", "4M")
     assert done.returncode == 151 and not vz.node.path(f"/vz/private/{ctid}").exists(), done
-    done = vz(*words, "overlay", "--diskspace", "1G")
-    assert done.returncode == 21, done
 
 
 def test_an_image_in_use_is_mounted_by_nobody_else(vz: Vz, node: Node, made: int) -> None:

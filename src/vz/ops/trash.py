@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from vz.container import ids
 from vz.disk import quota
@@ -15,6 +16,7 @@ from vz.kernel.mountinfo import is_mount_point
 from vz.kernel.process import close_from, which
 
 PREFIX = "vzctl-rm-me."
+RETRIES_S = (0.05, 0.2, 0.8)
 
 
 def holder(path: str) -> str:
@@ -123,8 +125,14 @@ def _delete_all(folder: str) -> None:
 
 def _delete(folder: str, name: str) -> bool:
     path = f"{folder}/{name}"
-    pid = os.posix_spawn(which("rm"), ["rm", "-rf", "--one-file-system", "--", path], {})
-    os.waitpid(pid, 0)
+    for pause_s in RETRIES_S:  # a node that has no process to spare for a moment
+        try:
+            pid = os.posix_spawn(which("rm"), ["rm", "-rf", "--one-file-system", "--", path], {})
+        except OSError:
+            time.sleep(pause_s)
+            continue
+        os.waitpid(pid, 0)
+        break
     if os.path.lexists(path):
         return False
     words = name.removeprefix(PREFIX).split(".")
