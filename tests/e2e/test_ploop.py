@@ -45,6 +45,12 @@ def fsck(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def can_grow() -> bool:
+    """Tell whether we have CAP_SYS_RESOURCE, without which ext4 grows nothing that is mounted."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
+    return bool(int(line.split()[1], 16) >> 24 & 1)
+
+
 @pytest.fixture
 def made(vz: Vz, ctid: int) -> Iterator[int]:
     vz.ok("create", ctid, "--ostemplate", BUSYBOX, "--layout", "ploop", "--diskspace", "1G")
@@ -89,15 +95,15 @@ def test_sizes(vz: Vz, node: Node, made: int) -> None:
     assert 'DISKSPACE="307200:307200"' in node.path(f"/etc/vz/conf/{made}.conf").read_text()
     assert vz("set", made, "--diskspace", "400M", "--save", "--offline-resize").returncode == 21
     done = vz("set", made, "--diskspace", "400M", "--save")
-    if done.returncode == 154 and "ermission" in done.stderr:  # no CAP_SYS_RESOURCE: ext4 refuses
+    if can_grow():
+        assert done.returncode == 0, done
+    else:
+        assert done.returncode == 154 and "ermission" in done.stderr, done
         assert total_kib(vz, made) <= 300 << 10
         vz.ok("stop", made, "--fast")
-        fsck_is_smaller = os.stat(image(node, made)).st_size
-        assert fsck_is_smaller >= 300 << 20
+        fsck(image(node, made))
         vz.ok("set", made, "--diskspace", "401M", "--save")
         vz.ok("start", made)
-    else:
-        assert done.returncode == 0, done
     assert 330 << 10 < total_kib(vz, made) <= 401 << 10
     assert "No space left" in vz.sh(made, "dd if=/dev/zero of=/fill bs=1M count=500")
 
