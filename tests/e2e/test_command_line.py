@@ -155,7 +155,7 @@ def test_options_twice_and_in_conflict(vz: Vz, node: Node, ctid: int) -> None:
         ("restore", "checkpointing"),
         ("snapshot", "ploop"),
         ("snapshot-list", "ploop"),
-        ("convert", "conversion"),
+        ("convert", "ploop"),
         ("compact", "ploop"),
     ],
 )

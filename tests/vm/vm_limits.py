@@ -25,6 +25,7 @@ UML = {
     "test_suspended_at_shutdown_and_back_at_boot": NO_CRIU,
     "test_a_restored_ct_is_the_daemons_child": NO_CRIU,
     "test_the_rate_holds_after_a_restore": NO_CRIU,
+    "test_killed_at_a_system_call": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_killed_in_the_midst kills by the clock",
     "test_strikes.py": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_kill.py kills by the clock there",
     "test_cpumask_says_which": NO_CPUSET,
     "test_what_compare_finds": "two changes within one tick of its clock (10 ms) have one time",

@@ -62,7 +62,7 @@ VERBS = {
 # verbs that start an init: the node daemon runs them where there is one, to be its parent
 STARTING = frozenset(("start", "restart", "restore", "resume"))
 
-_PLOOP = "conversion between layouts comes with a later one"
+_PLOOP = "conversion to the ploop layout comes with a later one"
 LATER = {
     "convert": _PLOOP,
 }
