@@ -22,6 +22,7 @@ UML = {
         NO_CRIU,
     ),
     "test_a_snapshot_with_memory": NO_CRIU,
+    "test_a_ct_goes_on_when_its_snapshot_is_killed": NO_CRIU,
     "test_suspended_at_shutdown_and_back_at_boot": NO_CRIU,
     "test_a_restored_ct_is_the_daemons_child": NO_CRIU,
     "test_killed_at_a_system_call": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_killed_in_the_midst kills by the clock",
