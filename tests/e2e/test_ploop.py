@@ -307,6 +307,30 @@ def test_killed_at_a_system_call(vz: Vz, node: Node, made: int, name: str) -> No
     assert [name for name in os.listdir(image(node, made).parent) if name.endswith((".tmp", ".new"))] == []
 
 
+def test_a_ct_goes_on_when_its_snapshot_is_killed(vz: Vz, node: Node, made: int) -> None:
+    """The dump holds the CT while its image is copied; whoever comes next lets it go on."""
+    vz.ok("start", made)
+    vz.sh(made, "(i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.05; done) >/dev/null 2>&1 </dev/null &")
+    began = time.monotonic()
+    done = vz("snapshot", made, "--id", FIRST)
+    if "criu is not installed" in done.stderr:
+        pytest.skip("needs criu")
+    assert done.returncode == 0, done
+    took = time.monotonic() - began
+    for part in range(1, 12, 1 if SOAK else 2):
+        child = node.popen(
+            "vzctl", "snapshot", str(made), "--id", SECOND, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(took * part / 12)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        vz("snapshot-delete", made, "--id", SECOND)
+        before = int(vz.sh(made, "cat /count"))
+        assert int(vz.sh(made, "sleep 0.5; cat /count")) > before, part
+    vz.ok("snapshot-switch", made, "--id", FIRST, "--must-resume")
+    sound(vz, node, made)
+
+
 def test_killed_in_the_midst(vz: Vz, node: Node, made: int) -> None:
     """kill -9 by the clock, a few times in a row."""
     vz.ok("snapshot", made, "--id", FIRST)
