@@ -19,7 +19,8 @@ NOTIFY_RESEND = 7  # Linux 6.9
 INIT_EXT, HAS_RESEND = 1 << 30, 1 << 7  # the second in flags2
 MAX_WRITE = 1 << 16
 BUFFER = MAX_WRITE + 4096
-VALID_S = 3600  # how long names and attributes hold: they never change
+VALID_S = 3600  # how long names hold: they never change
+SIZE = 1 << 18
 _IN = struct.Struct("<IIQQIIII")
 _OUT = struct.Struct("<IiQ")
 
@@ -66,17 +67,18 @@ def init_answer(body: bytes) -> bytes:
 
 
 def attributes(node: int, *, directory: bool) -> bytes:
-    """Return a struct fuse_attr; the size is 0, as in proc(5), which criu compares for open files."""
+    """Return a struct fuse_attr; the size is constant (criu compares it), and not 0: sendfile(2) would read nothing."""
+    size = 0 if directory else SIZE
     mode, links = (0o040555, 2) if directory else (0o100444, 1)
-    return struct.pack("<6Q10I", node, 0, 0, 0, 0, 0, 0, 0, 0, mode, links, 0, 0, 0, 4096, 0)
+    return struct.pack("<6Q10I", node, size, 0, 0, 0, 0, 0, 0, 0, mode, links, 0, 0, 0, 4096, 0)
 
 
 def attr_answer(node: int, *, directory: bool) -> bytes:
-    return struct.pack("<QII", VALID_S, 0, 0) + attributes(node, directory=directory)
+    return struct.pack("<QII", 0, 0, 0) + attributes(node, directory=directory)
 
 
 def entry_answer(node: int, *, directory: bool) -> bytes:
-    return struct.pack("<4QII", node, 0, VALID_S, VALID_S, 0, 0) + attributes(node, directory=directory)
+    return struct.pack("<4QII", node, 0, VALID_S, 0, 0, 0) + attributes(node, directory=directory)
 
 
 def open_answer(handle: int, flags: int) -> bytes:
