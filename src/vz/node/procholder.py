@@ -102,20 +102,26 @@ def _hold(lock: int, fd: int) -> None:
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     with open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write("vz-procholder")
-    ending = [False]
-    _signal.signal(_signal.SIGTERM, lambda *_: ending.__setitem__(0, True))
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-    while not ending[0]:
+    _signal.signal(_signal.SIGTERM, lambda *_: _end(0))
+    while True:
         began = time.monotonic()
         pid = os.fork()
         if pid == 0:
             _serve(fd)
-        _watch(pid, fd, ending)
-        if ending[0]:
-            os.kill(pid, _signal.SIGKILL)
+        _signal.signal(_signal.SIGTERM, lambda *_, pid=pid: _end(pid))
+        if not _watch(pid, fd):
+            _end(pid)
+        _signal.signal(_signal.SIGTERM, lambda *_: _end(0))
         os.waitpid(pid, 0)
         if time.monotonic() - began < 1.0:
             time.sleep(0.05)
+
+
+def _end(pid: int) -> None:
+    """Unmount and end, the server *pid* first; also as a handler of signals, which poll(2) is not ended by here."""
+    if pid:
+        os.kill(pid, _signal.SIGKILL)
     mounts.umount(PLACE, mounts.MNT_DETACH)
     os._exit(0)
 
@@ -132,20 +138,21 @@ def _serve(fd: int) -> None:
         os._exit(0)
 
 
-def _watch(pid: int, fd: int, ending: list[bool]) -> None:
-    """Return when the server has ended, or nobody needs it; kill it when a request waits and it takes none."""
+def _watch(pid: int, fd: int) -> bool:
+    """Return True when the server has ended, False when nobody needs it; kill one that takes no request."""
     server = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(server, select.POLLIN)
     poll.register(fd, select.POLLIN)
     spent, since = -1, 0.0
-    while not ending[0]:
+    needless = False
+    while not needless:
         seen = {number: event for number, event in poll.poll(LOOK_S * 1000)}
         if server in seen:
             break
         now = time.monotonic()
         if not seen:
-            ending[0] = not daemon_runs() and not needed()
+            needless = not daemon_runs() and not needed()
         elif switches(pid) != spent:
             spent, since = switches(pid), now
         elif now - since >= SILENT_S:
@@ -155,6 +162,7 @@ def _watch(pid: int, fd: int, ending: list[bool]) -> None:
             alone.register(server, select.POLLIN)
             alone.poll(250)
     os.close(server)
+    return not needless
 
 
 def switches(pid: int) -> int:

@@ -14,6 +14,7 @@ import struct
 import time
 
 from vz.config.nodeconfig import load_node
+from vz.config.paths import CONF_DIR, RUN, VZ_CONF
 from vz.config.procnames import NAMES
 from vz.container import ct as cts
 from vz.errors import VzError
@@ -32,6 +33,7 @@ class Server:
         self.handle = os.getpid() << 32
         self.fresh: dict[int, tuple[float, bytes]] = {}  # by node id
         self.snapshots: dict[int, bytes] = {}  # by handle: what follows the first part of a file read in parts
+        self.containers: dict[int, tuple[tuple[tuple[int, ...], ...], cts.Container]] = {}  # with what it was read from
         self.loads: dict[int, procview.Load] = {}
         self.asked: dict[int, float] = {}  # CTIDs whose load was asked for, and when
 
@@ -113,7 +115,7 @@ class Server:
         return data
 
     def render(self, ctid: int, name: str, now: float) -> str:
-        ct = cts.load(ctid, load_node(), must_exist=False)
+        ct = self.container(ctid)
         if name != "loadavg":
             return str(getattr(procview, name)(ct))
         self.asked[ctid] = now
@@ -124,6 +126,16 @@ class Server:
         load.sample(now, running + blocked)
         return procview.loadavg(load, running, total)
 
+    def container(self, ctid: int) -> cts.Container:
+        """Return the CT as its files are now; they are read again when one of them has changed."""
+        stamp = tuple(_stamp(path) for path in (VZ_CONF, f"{CONF_DIR}/{ctid}.conf", f"{RUN}/{ctid}/record"))
+        known = self.containers.get(ctid)
+        if known is None or known[0] != stamp:
+            if len(self.containers) > MOST_CTS:
+                self.containers.clear()
+            known = self.containers[ctid] = stamp, cts.load(ctid, load_node(), must_exist=False)
+        return known[1]
+
     def sample(self) -> None:
         """Go on with the loads of CTs that have asked lately."""
         now = time.monotonic()
@@ -131,11 +143,19 @@ class Server:
             try:
                 if now - at > LOAD_WATCHED_S:
                     raise OSError(errno.ENOENT, "")
-                running, blocked, _ = procview.tasks(cts.load(ctid, load_node(), must_exist=False))
+                running, blocked, _ = procview.tasks(self.container(ctid))
                 self.loads[ctid].sample(now, running + blocked)
             except (OSError, VzError):
                 self.asked.pop(ctid, None)
                 self.loads.pop(ctid, None)
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return ()
+    return seen.st_mtime_ns, seen.st_ino, seen.st_size
 
 
 def filled(text: str) -> str:
