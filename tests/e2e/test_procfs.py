@@ -105,3 +105,8 @@ def test_a_debian_system_sees_its_size(vz: Vz, node: Node, daemon: Daemon, new_c
     assert "up 0 min" in vz.ok("exec", ctid, "uptime")
     top = vz.ok("exec", ctid, "top -b -n1 | head -5")
     assert "512.0 total" in top and "128.0 total" in top
+    begun = float(vz.ok("exec", ctid, "cat /proc/uptime").split()[0])
+    vz.ok("chkpnt", ctid)  # services of systemd have mount namespaces with the files in them
+    vz.ok("restore", ctid)
+    assert kib(vz, ctid, "MemTotal") == 512 << 10
+    assert float(vz.ok("exec", ctid, "cat /proc/uptime").split()[0]) > begun
