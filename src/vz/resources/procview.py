@@ -50,7 +50,8 @@ class Memory:
 def host_memory() -> tuple[int, int]:
     """Return (RAM, swap) of the node in bytes."""
     fields = dict(line.split(":", 1) for line in read_text("/proc/meminfo").splitlines())
-    return int(fields["MemTotal"].split()[0]) << 10, int(fields["SwapTotal"].split()[0]) << 10
+    swap = fields.get("SwapTotal", "0")  # a kernel may have none
+    return int(fields["MemTotal"].split()[0]) << 10, int(swap.split()[0]) << 10
 
 
 def memory(ct: Container) -> Memory:
