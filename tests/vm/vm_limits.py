@@ -21,6 +21,7 @@ UML = {
         ),
         NO_CRIU,
     ),
+    "test_procfs.py": "no criu; and reads of stat and loadavg end in EIO there, which is not understood yet",
     "test_suspended_at_shutdown_and_back_at_boot": NO_CRIU,
     "test_a_restored_ct_is_the_daemons_child": NO_CRIU,
     "test_strikes.py": "its ptrace(2) has no PTRACE_GET_SYSCALL_INFO; test_kill.py kills by the clock there",

@@ -215,7 +215,11 @@ def diskstats(ct: Container) -> str:
     if version != 2:
         return ""
     text = ""
-    for line in cgroup.read(path, "io.stat").splitlines():
+    try:
+        lines = cgroup.read(path, "io.stat").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
         device, *words = line.split()
         figures = dict(word.split("=") for word in words if "=" in word)
         major, minor = device.split(":")
