@@ -190,7 +190,10 @@ def test_snapshots_there_and_back(vz: Vz, node: Node, made: int) -> None:
 
 def test_a_snapshot_with_memory(vz: Vz, node: Node, made: int) -> None:
     vz.ok("start", made)
-    vz.sh(made, "(i=0; while :; do i=$((i+1)); echo $i > /count.new; mv /count.new /count; sleep 0.05; done) >/dev/null 2>&1 </dev/null &")
+    vz.sh(
+        made,
+        "(i=0; while :; do i=$((i+1)); echo $i > /count.new; mv /count.new /count; sleep 0.05; done) >/dev/null 2>&1 </dev/null &",
+    )
     done = vz("snapshot", made, "--id", FIRST)
     if "criu is not installed" in done.stderr:
         assert done.returncode == 156
@@ -321,7 +324,10 @@ def test_killed_at_a_system_call(vz: Vz, node: Node, made: int, name: str) -> No
 def test_a_ct_goes_on_when_its_snapshot_is_killed(vz: Vz, node: Node, made: int) -> None:
     """The dump holds the CT while its image is copied; whoever comes next lets it go on."""
     vz.ok("start", made)
-    vz.sh(made, "(i=0; while :; do i=$((i+1)); echo $i > /count.new; mv /count.new /count; sleep 0.05; done) >/dev/null 2>&1 </dev/null &")
+    vz.sh(
+        made,
+        "(i=0; while :; do i=$((i+1)); echo $i > /count.new; mv /count.new /count; sleep 0.05; done) >/dev/null 2>&1 </dev/null &",
+    )
     began = time.monotonic()
     done = vz("snapshot", made, "--id", FIRST)
     if "criu is not installed" in done.stderr:

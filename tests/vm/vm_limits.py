@@ -23,6 +23,7 @@ UML = {
     ),
     "test_a_snapshot_with_memory": NO_CRIU,
     "test_a_ct_goes_on_when_its_snapshot_is_killed": NO_CRIU,
+    "test_procfs.py": "no criu; and reads of stat and loadavg end in EIO there, which is not understood yet",
     "test_suspended_at_shutdown_and_back_at_boot": NO_CRIU,
     "test_a_restored_ct_is_the_daemons_child": NO_CRIU,
     "test_the_rate_holds_after_a_restore": NO_CRIU,

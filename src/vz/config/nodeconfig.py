@@ -24,6 +24,11 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("LOCAL_GID", "100000", "The same for groups; must be the same number."),
     ("LOCAL_UID_POOL", "1966080000", "How many host ids that pool has; a container takes 65536."),
     ("CGROUP_PARENT", "vz", "The cgroup, below each hierarchy's top, that all containers are in."),
+    (
+        "PROC_SERVER",
+        "yes",
+        "Show containers their own /proc/meminfo and the like, while vzeventd has a server (yes|no).",
+    ),
     ("SKIP_ARPDETECT", "no", "Add addresses without asking the neighbours first whether one has them (yes|no)."),
     ("ERROR_ON_ARPFAIL", "no", "Refuse an address that a neighbour has, instead of warning (yes|no)."),
     (

@@ -26,7 +26,7 @@ from vz.container.record import load_record
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import make_dirs, remove
 from vz.kernel.libc import prctl
-from vz.node import asking, ending, serving
+from vz.node import asking, ending, procholder, serving
 from vz.node.watching import REBOOT, Watcher
 from vz.node.workers import Worker, Workers
 from vz.ops import report
@@ -109,6 +109,7 @@ class Daemon:
         """Watch until asked to stop."""
         self.reap()  # what ended while this process became another version
         self.watcher.scan()
+        self.begin_proc()
         children = len(self.watcher.children)
         self.tell(0, f"Watching {len(self.watcher.inits)} running container(s), {children} of them own children")
         self.resume_marks()
@@ -132,8 +133,18 @@ class Daemon:
                     self.watcher.ended(fd)
         self.workers.end()
         self.tell(0, f"Ending; {len(self.watcher.inits)} container(s) run on")
+        procholder.end_if_idle()
         for path in (EVENTD, PID_FILE):
             remove(path)
+
+    def begin_proc(self) -> None:
+        """Have a server of the containers' /proc files, where the node can."""
+        if not self.node.is_yes("PROC_SERVER"):
+            return
+        try:
+            procholder.begin()
+        except OSError as exc:
+            self.tell(0, f"No server for the containers' /proc: {exc.filename}: {exc.strerror}")
 
     def running(self) -> dict[int, int]:
         """Return {CTID: pid of its init} of all that run."""
