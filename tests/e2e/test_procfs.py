@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_eventd import Daemon, until
 
 from conftest import Vz, template
+from daemonrig import Daemon, until
 from testnode import Node
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
@@ -25,8 +25,12 @@ def server_of(node: Node) -> int:
 
 @pytest.fixture
 def daemon(node: Node) -> Iterator[Daemon]:
+    conf = node.path("/etc/vz/vz.conf")
+    before = conf.read_text()
+    conf.write_text(before + 'PROC_SERVER="yes"\n')
     made = Daemon(node).start()
     yield made
+    conf.write_text(before)
     made.stop()
     made.told.unlink(missing_ok=True)
     until(lambda: "vzproc" not in node.run("cat", "/proc/mounts").stdout, lambda: "the holder ends")
