@@ -27,8 +27,8 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     (
         "PROC_SERVER",
         "no",
-        "Show containers their own /proc/meminfo and the like, while vzeventd runs (yes|no). Not ready for cgroup version 2: "
-        "there /proc/stat and /proc/loadavg can answer with an error.",
+        "Show containers their own /proc/meminfo and the like, while vzeventd runs (yes|no). Not ready for cgroup "
+        "version 2: there /proc/stat and /proc/loadavg can answer with an error.",
     ),
     ("SKIP_ARPDETECT", "no", "Add addresses without asking the neighbours first whether one has them (yes|no)."),
     ("ERROR_ON_ARPFAIL", "no", "Refuse an address that a neighbour has, instead of warning (yes|no)."),
