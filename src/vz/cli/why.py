@@ -133,6 +133,11 @@ def headline(event: dict[str, Any]) -> str:
     if what == "physpages":
         names = ", ".join(map(str, event.get("processes", []))) or f"{count} process{'es' if count > 1 else ''}"
         limit = size(event["limit"]) if event.get("limit") else "what the node has"
+        if event.get("whose") == "node":
+            return f"killed{between}: {names}; the node itself had no memory left"
+        if event.get("whose") == "program":
+            own = "what a group of the container's own allows (MemoryMax= of systemd, say)"
+            return f"killed{between}: {names}; it had used up {own}"
         if "ram" in event:
             limit = f"{size(event['ram'])} of RAM and {size(event['swap'])} of swap"
         return f"killed{between}: {names}; the container had used up {limit}"
@@ -151,7 +156,7 @@ def proposal(ctid: int, event: dict[str, Any]) -> str:
         return ""
     what, limit = event.get("what"), int(event.get("limit", 0))
     if what == "physpages":
-        if "ram" in event:
+        if "ram" in event and event.get("whose", "container") == "container":
             return f"vzctl set {ctid} --ram {size(rounded(int(event['ram']) * 3 // 2))} --save"
         return ""
     if what == "vswap":

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 KMSG_BYTES = 8192  # the longest record of /dev/kmsg
 KMSG_RECORDS = 20000
 SLOWED_S = 1.0  # less than this since the last look is not worth a line
-KILLED = re.compile(r"oom_memcg=(?P<group>[^,]*),.*task=(?P<name>.*),pid=(?P<pid>\d+),uid=\d+")
+# mm/oom_kill.c, dump_oom_summary; a CT chooses the names of its groups and programs, so each end is looked for where
+# nothing of that can stand
+KILLED = re.compile(
+    r"^oom-kill:constraint=(?P<constraint>\w+),.*?"
+    r"(?:,oom_memcg=|,global_oom,task_memcg=)(?P<group>/.*),task=(?P<name>.*),pid=(?P<pid>\d+),uid=\d+$"
+)
+OURS, PROGRAMS, NODES = "container", "program", "node"  # whose limit it was
 
 
 def counters(ct: Container) -> dict[str, float]:
@@ -129,9 +135,10 @@ def _event(ct: Container, name: str, added: float, since: float) -> dict[str, An
         if ram and ram[1] < UNLIMITED:
             found["ram"] = ram[1]
             found["swap"] = swap[1] if swap and swap[1] < UNLIMITED else 0
-        processes = killed(ct, int(added))
-        if processes:
-            found["processes"] = processes
+        kills = killed(ct, int(added), since)
+        if kills:
+            found["processes"] = [process for process, _ in kills]
+            found["whose"] = kills[-1][1]
     elif name == "numproc":
         found["limit"] = usage.numproc_limit(ct) or 0
     else:
@@ -140,11 +147,13 @@ def _event(ct: Container, name: str, added: float, since: float) -> dict[str, An
     return found
 
 
-def killed(ct: Container, count: int) -> list[str]:
-    """Return the last *count* processes of the CT that the kernel's log says were killed for its memory limit."""
-    version, path = limit_dir(ct, "memory")
-    top = f"/{ct.node.cgroup_parent}/{ct.ctid}"
-    found = []
+def killed(ct: Container, count: int, since: float) -> list[tuple[str, str]]:
+    """Return (process, whose limit it was) of the CT's last *count* that the kernel's log says were killed.
+
+    *since*: seconds since 1970 before which it is another run's, or has been told.
+    """
+    earliest_us = (time.monotonic() - (time.time() - since) - 1.0) * 1e6 if since else 0.0
+    found: list[tuple[str, str]] = []
     try:
         fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -157,12 +166,37 @@ def killed(ct: Container, count: int) -> list[str]:
                 break
             except BrokenPipeError:  # records were overwritten before they were read: go on with the oldest
                 continue
-            match = KILLED.search(record.decode("utf-8", "replace")) if b"oom_memcg=" in record else None
-            if match and (match["group"] + "/").startswith(f"{top}/"):
-                name = "".join(char if char.isprintable() else "?" for char in match["name"])
-                found.append(f"{name} (pid {match['pid']})")
+            if b";oom-kill:" in record:
+                kill = parse_kill(record.decode("utf-8", "replace"), f"/{ct.node.cgroup_parent}/{ct.ctid}")
+                if kill is not None and kill[0] >= earliest_us:
+                    found.append(kill[1:])
     except OSError:
         pass
     finally:
         os.close(fd)
     return found[-min(count, 5) :]
+
+
+def parse_kill(record: str, top: str) -> tuple[int, str, str] | None:
+    """Return (time in microseconds, process, whose limit) of a *record* of /dev/kmsg; None: not of the CT at *top*.
+
+    Only the beginning of a path is trusted: below it the CT has named the groups.
+    """
+    head, _, text = record.partition(";")
+    match = KILLED.match(text.partition("\n")[0])
+    if match is None or not head.split(",")[2].isdecimal():
+        return None
+    group = match["group"] + ","
+    if match["constraint"] != "CONSTRAINT_MEMCG":
+        whose = NODES
+    elif group.startswith((f"{top},", f"{top}/")):
+        whose = OURS if group.startswith((f"{top},", f"{top}/ct,")) else PROGRAMS
+    else:  # a limit above the containers
+        above, _, group = group.partition(",task_memcg=")
+        whose = NODES
+        if not f"{top}/".startswith(f"{above.rstrip('/')}/"):
+            return None
+    if not group.startswith((f"{top},", f"{top}/")):
+        return None
+    name = "".join(char if char.isprintable() else "?" for char in match["name"])
+    return int(head.split(",")[2]), f"{name} (pid {match['pid']})", whose
