@@ -106,6 +106,10 @@ SKIPPED = dict.fromkeys(
         "test_above_ram_it_grows_at_the_rate[20]",
         "test_killed_it_leaves_nobody_frozen[daemon]",
         "test_a_dead_pacer_s_ct_is_let_go_by_the_next_daemon",
+        # events that no cgroup has a part in
+        "test_commands_that_fail",
+        "test_an_interrupted_command_is_none",
+        "test_a_migration_takes_it_along_and_a_failed_one_is_told",
         # boots of whole systems
         "test_a_system_that_nobody_uses_is_idle",
         "test_a_careful_admins_umask_stays_outside",
