@@ -15,7 +15,7 @@ from vz.disk import layout
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.files import make_dirs, remove, write_atomically
 from vz.kernel.process import starttime
-from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, procfiles, scripts, systemd
+from vz.ops import distscripts, guestfiles, hostcheck, inside, mount, scripts, systemd
 from vz.ops.launch import Launch, launch
 from vz.ops.report import say, say_started, warn
 from vz.ops.undo import Undo, interrupted
@@ -237,7 +237,10 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.argv = ["/sbin/init", "-z", "      "]
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
     plan.devices = inside.device_externals(devices.make_nodes(ct))
-    plan.proc_files = procfiles.externals(ct)
+    if ct.node.is_yes("PROC_SERVER"):
+        from vz.ops import procfiles
+
+        plan.proc_files = procfiles.externals(ct)
     record.externals = plan.devices + plan.proc_files + mount.host_mounts(ct)
     plan.pty_max = limits.pty_limit(ct)
     plan.rlimits = record.rlimits
