@@ -146,6 +146,21 @@ def test_page_cache_is_not_paid_for(vz: Vz, node: Node, idle_daemon: Daemon, vsw
     assert spent < (300 - RAM_MB) / 10
 
 
+def test_files_that_cannot_be_given_back_are_paid_for(vz: Vz, node: Node, idle_daemon: Daemon, vswap_ct: int) -> None:
+    """ramfs: memory that is no cache, though the kernel calls it files."""
+    rate = 40
+    paced(node, idle_daemon, rate)
+    vz.sh(vswap_ct, "mkdir -p /run/ram; mount -t ramfs none /run/ram")
+    began = time.monotonic()
+    vz.sh(vswap_ct, f"dd if=/dev/zero of=/run/ram/x bs=1M count={RAM_MB + 64} 2>/dev/null; sleep 0.3")
+    spent = time.monotonic() - began
+    print(spent)
+    assert spent > 0.7 * 64 / rate
+    held = int(vz.run("vzlist", "-Ho", "swappages", vswap_ct).stdout)
+    assert held > 64 << 8
+    vz.sh(vswap_ct, "umount /run/ram")
+
+
 @pytest.mark.parametrize("who", ["pacer", "daemon"])
 def test_killed_it_leaves_nobody_frozen(vz: Vz, node: Node, idle_daemon: Daemon, vswap_ct: int, who: str) -> None:
     paced(node, idle_daemon, 10)

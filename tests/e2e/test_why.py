@@ -14,6 +14,7 @@ from conftest import BUSYBOX, Vz, template
 from daemonrig import Daemon, until
 from rig import Rig, ok
 from testnode import Node
+from vz.kernel import cgroup
 
 
 def events(vz: Vz, ctid: int) -> list[dict[str, Any]]:
@@ -46,6 +47,29 @@ def test_memory(vz: Vz, node: Node, new_ct: Callable[..., int]) -> None:
     if os.access("/dev/kmsg", os.R_OK):
         assert event["processes"][0].startswith("perl (pid "), event
     assert "killed" in vz.ok("why", ctid) and "96M of RAM and 32M of swap" in vz.ok("why", ctid)
+
+
+def test_what_ended_it_is_known_afterwards(vz: Vz, new_ct: Callable[..., int]) -> None:
+    """The counters go with the cgroups: whoever takes these away looks at them once more."""
+    ctid = new_ct("--numproc", "12")
+    vz.sh(ctid, "i=0; while [ $i -lt 20 ]; do sleep 30 & i=$((i+1)); done")
+    vz.ok("stop", ctid, "--fast")
+    (event,) = events(vz, ctid)
+    assert event["what"] == "numproc" and event["count"] >= 1
+    vz.ok("start", ctid)
+    assert events(vz, ctid) == [event]
+
+
+def test_a_group_of_the_cts_own_is_not_its_limit(vz: Vz, new_ct: Callable[..., int]) -> None:
+    """systemd inside limits a service; there is a controller for that on version 2 only."""
+    if cgroup.hierarchies().version("memory") != 2:
+        pytest.skip("needs the version 2 memory controller")
+    ctid = new_ct("--ram", "256M", "--swap", "0", template=template("debian-12"), start=False)
+    vz.ok("start", ctid, "--wait")
+    done = vz("exec", ctid, "systemd-run --wait -q -p MemoryMax=40M perl -e '$x = \"x\" x (120 << 20)'; echo $?")
+    assert done.stdout.strip() != "0", done
+    event = next(event for event in events(vz, ctid) if event.get("what") == "physpages")
+    assert (event.get("whose"), event["proposal"]) == ("program", ""), event
 
 
 def test_sockets(vz: Vz, new_ct: Callable[..., int]) -> None:

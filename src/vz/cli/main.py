@@ -69,7 +69,8 @@ def answer(program: str, argv: list[str]) -> int:
         if isinstance(code, int):  # a failure of ours that a child process passed on
             complain(exc, program)
             status = code
-            remember(argv, exc, status)
+            if program == "vzctl":
+                remember(argv, exc, status)
         else:  # a bug: to be seen, not hidden behind a tidy line
             sys.excepthook(type(exc), exc, exc.__traceback__)
     for stream in (sys.stdout, sys.stderr):

@@ -85,7 +85,11 @@ def together(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for event in found:
         what = event.get("what") if event.get("kind") == "limit" else None
         before = last.get(what) if isinstance(what, str) else None
-        if before is not None and event["time"] - before["time"] <= TOGETHER_S and before["limit"] == event["limit"]:
+        if (
+            before is not None
+            and event["time"] - before["time"] <= TOGETHER_S
+            and all(before.get(name) == event.get(name) for name in ("limit", "whose"))
+        ):
             for name in ("count", "seconds"):
                 if name in event:
                     before[name] = round(before.get(name, 0) + event[name], 1)
@@ -138,6 +142,8 @@ def headline(event: dict[str, Any]) -> str:
         if event.get("whose") == "program":
             own = "what a group of the container's own allows (MemoryMax= of systemd, say)"
             return f"killed{between}: {names}; it had used up {own}"
+        if "whose" not in event:
+            return f"killed{between}: {names}; the kernel's log does not tell any more whose limit it was"
         if "ram" in event:
             limit = f"{size(event['ram'])} of RAM and {size(event['swap'])} of swap"
         return f"killed{between}: {names}; the container had used up {limit}"
@@ -156,7 +162,7 @@ def proposal(ctid: int, event: dict[str, Any]) -> str:
         return ""
     what, limit = event.get("what"), int(event.get("limit", 0))
     if what == "physpages":
-        if "ram" in event and event.get("whose", "container") == "container":
+        if "ram" in event and event.get("whose") == "container":
             return f"vzctl set {ctid} --ram {size(rounded(int(event['ram']) * 3 // 2))} --save"
         return ""
     if what == "vswap":

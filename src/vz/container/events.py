@@ -47,7 +47,8 @@ def _append(path: str, line: bytes) -> None:
         os.makedirs(FOLDER, 0o700, exist_ok=True)
         fd = os.open(path, flags, 0o600)
     try:
-        if os.fstat(fd).st_size > MOST_BYTES:
+        here = os.fstat(fd)
+        if here.st_size > MOST_BYTES and os.stat(path).st_ino == here.st_ino:  # else another has turned it over
             os.replace(path, f"{path}.old")  # who appends at this moment does to that
         os.write(fd, line)
     finally:

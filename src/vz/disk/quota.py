@@ -123,7 +123,7 @@ def before_mount(ct: Container, *, may_adopt: bool = True) -> str:
     try:
         clear(fd)
         if not is_wanted(ct) or conf_limits(ct) is None:
-            if project.is_pending(fd) and not problem(fd, ct.private):
+            if may_adopt and project.is_pending(fd) and not problem(fd, ct.private):
                 initialise(ct, fd)
             return ""
         why = problem(fd, ct.private)

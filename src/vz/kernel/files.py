@@ -142,3 +142,17 @@ def make_dirs(path: str, mode: int = 0o755) -> None:
     except FileExistsError:
         if not os.path.isdir(path):
             raise
+
+
+def is_flocked(path: str) -> bool:
+    """Tell whether somebody has an exclusive flock(2) on the file *path*; OSError: it is not there."""
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -10,7 +10,7 @@ from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
 from vz.container.ct import Container, load
 from vz.errors import VzError
-from vz.resources import noticing
+from vz.resources import noticing, refusals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class Watched:
         stamp = os.stat(f"{CONF_DIR}/{ctid}.conf").st_mtime_ns
         if self.ct is None or stamp != self.stamp:
             self.ct, self.stamp = load(ctid, node), stamp
-        now = noticing.counters(self.ct)
+        now = refusals.counters(self.ct)
         if now != self.counters and (self.counters is not None or any(now.values())):
-            noticing.look(load(ctid, node), dict(now))
+            noticing.look(load(ctid, node), dict(now), wait=False)
         self.counters = now
 
 

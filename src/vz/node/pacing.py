@@ -12,6 +12,7 @@ swap together is the kernel's, with and without it.
 
 from __future__ import annotations
 
+import _signal
 import heapq
 import os
 import select
@@ -20,7 +21,8 @@ import time
 from vz.config.units import PAGE
 from vz.container import events
 from vz.kernel import cgroup
-from vz.resources import vswap
+from vz.node import serving
+from vz.resources import usage, vswap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ LONGEST_PAUSE_S = 0.3  # what a CT stands still at a time; with a late wake-up i
 DEBT_S = 0.25  # looks are so close that a fast writer owes no more than this at the next one
 SOONEST_S, SOON_S, REST_S, SELDOM_S = 0.004, 0.05, 0.25, 1.0  # the first: in less not every process gets its turn
 MOVES = MB  # from one look to the next: a CT that changes by less is at rest, and looked at less and less often
+AT_ONCE = 256  # looks before the daemon is listened to
+AT_MOST = 4  # a CT takes no more than a fifth of the pacer's time
 TELL_S = 60.0  # one event for so much time
 TOLD_FROM_S = 1.0  # less is not worth a word
 SLACK = 64 << 10  # below this nothing is paid: the kernel counts in batches
@@ -71,7 +75,7 @@ class Paced:
             return SELDOM_S
         self.ram = ram = limits[0]
         used = self.usage()
-        fixed = used if used <= ram else vswap.fixed_bytes(self.version, self.memory)
+        fixed = used if used <= ram else vswap.fixed_bytes(self.version, usage.table(self.memory, "memory.stat"))
         if fixed <= ram:
             self.paid = ram
             rests = abs(used - self.used) < MOVES
@@ -111,12 +115,21 @@ class Paced:
         if self.stood_s < TOLD_FROM_S or (not last and now - self.told_at < TELL_S):
             return
         since = round(time.time() - min(now - self.told_at, TELL_S), 1)
-        events.note(ctid, "limit", what="vswap", seconds=round(self.stood_s, 1), limit=self.ram // PAGE, since=since)
-        self.stood_s, self.told_at = 0.0, now
+        seconds, self.stood_s, self.told_at = round(self.stood_s, 1), 0.0, now
+        try:
+            pid = os.fork()  # a disk that is busy must keep nobody standing
+        except OSError:
+            return
+        if pid == 0:
+            try:
+                events.note(ctid, "limit", what="vswap", seconds=seconds, limit=self.ram // PAGE, since=since)
+            finally:
+                os._exit(0)
 
     def thaw(self) -> None:
-        self.frozen = False
+        """Let it go on; OSError: it stands still, and the next look tries again; ENOENT, ENODEV: it has ended."""
         cgroup.write(f"{self.own}/ct", "cgroup.freeze", 0)
+        self.frozen = False
 
 
 def tick_s(rate: int) -> float:
@@ -164,8 +177,13 @@ class Pacer:
             heapq.heappush(self.times, (time.monotonic(), ctid, paced))
 
     def act(self) -> float | None:
-        """Look at those whose time has come; return in how many seconds the next one's does, None for never."""
-        while self.times:
+        """Look at those whose time has come; return in how many seconds the next one's does, None for never.
+
+        However many there are, it returns after AT_ONCE looks: the daemon has to be heard.
+        """
+        for _ in range(AT_ONCE):
+            if not self.times:
+                return None
             at, ctid, paced = self.times[0]
             if self.paced.get(ctid) is not paced:
                 heapq.heappop(self.times)
@@ -179,10 +197,13 @@ class Pacer:
             except OSError:  # it ends, of which the daemon will tell; or the kernel is short of something
                 pause_s = SOON_S
             at = now + pause_s
-            if pause_s > SOON_S and not paced.frozen:  # those that rest are looked at together: one wake-up for all
-                at = (at // SOON_S + 1) * SOON_S
+            if not paced.frozen:
+                done = time.monotonic()
+                at = max(at, done + AT_MOST * (done - now))  # one that is dear to look at is looked at less often
+                if pause_s > SOON_S:  # those that rest are looked at together: one wake-up for all
+                    at = (at // SOON_S + 1) * SOON_S
             heapq.heapreplace(self.times, (at, ctid, paced))
-        return None
+        return 0.0
 
     def let_go(self) -> None:
         thaw_all(self.top)
@@ -190,6 +211,8 @@ class Pacer:
 
 def run(feed: Feed, parent: str, rate: int) -> None:
     """Be the worker, until the daemon ends."""
+    serving.raise_files_limit()  # a file of each CT stays open
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # of those that write events
     pacer = Pacer(parent, rate)
     pacer.let_go()
     try:

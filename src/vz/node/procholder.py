@@ -17,7 +17,7 @@ from vz.config.paths import RUN
 from vz.config.procnames import LOCK, PLACE
 from vz.container.record import load_record
 from vz.kernel import fuse, mounts
-from vz.kernel.files import make_dirs
+from vz.kernel.files import is_flocked, make_dirs
 from vz.node import serving
 
 SILENT_S = 1.0
@@ -175,13 +175,6 @@ def daemon_runs() -> bool:
     from vz.node.daemon import PID_FILE
 
     try:
-        fd = os.open(PID_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        return is_flocked(PID_FILE)
     except OSError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

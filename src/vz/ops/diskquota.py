@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vz.container.ct import Container, need_paths, printable
-from vz.disk import project, quota
+from vz.disk import layout, project, quota
 from vz.errors import ExitCode, VzError
 from vz.ops.report import say, warn
 
@@ -19,6 +19,8 @@ def quota_on(ct: Container) -> None:
     """
     fd = _area(ct, ExitCode.DQ_ON)
     try:
+        if layout.layout_name(ct) == "ploop":
+            raise VzError("Unable to switch the disk quota on: the size of its image is the limit", ExitCode.DQ_ON)
         if not quota.is_wanted(ct):
             raise VzError("Unable to switch the disk quota on: DISK_QUOTA is no", ExitCode.DQ_ON)
         if quota.conf_limits(ct) is None:

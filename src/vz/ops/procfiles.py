@@ -6,13 +6,13 @@ Commands never read them.  The one look at them, at a start or restore, is that 
 from __future__ import annotations
 
 import _signal
-import fcntl
 import os
 import select
 
 from vz.config.procnames import LOCK, NAMES, PLACE, TARGETS
 from vz.container.ct import Container
 from vz.container.record import External
+from vz.kernel.files import is_flocked
 
 KEY = "vzproc_"  # of the mounts' keys, with which dumps name them
 PATIENCE_MS = 3000
@@ -37,16 +37,10 @@ def sources(ct: Container, saved: list[External]) -> dict[str, str]:
 def answers(ctid: int) -> bool:
     """Tell whether a server serves; asked by a child, for the kernel may let whoever asks wait."""
     try:
-        lock = os.open(LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        if not is_flocked(LOCK):
+            return False
     except OSError:
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False  # nobody holds it
-    except BlockingIOError:
-        pass
-    finally:
-        os.close(lock)
     pid = os.fork()
     if pid == 0:
         try:

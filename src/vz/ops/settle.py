@@ -87,6 +87,7 @@ def clear(ct: Container) -> None:
         from vz.net import lock
 
         lock.unlock(ct)
+    _look_last(ct)
     cgroups.remove(ct)
     devices.remove_nodes(ct)
     if os.path.isdir(f"{RUN}/{ct.ctid}/lower"):  # killed in the midst of a mount, on a kernel before Linux 6.15
@@ -98,6 +99,17 @@ def clear(ct: Container) -> None:
             remove(path)
         except OSError:
             pass
+
+
+def _look_last(ct: Container) -> None:
+    """Keep for ``vzctl why`` what the kernel's counters say, which go with the cgroups: it may be what ended the CT."""
+    from vz.resources import refusals
+
+    now = refusals.counters(ct)
+    if any(now.values()):
+        from vz.resources import noticing
+
+        noticing.look(ct, now, wait=False)
 
 
 def forget_run(ct: Container) -> None:

@@ -11,7 +11,7 @@ import time
 
 from vz.container import ids
 from vz.disk import quota
-from vz.kernel.files import make_dirs
+from vz.kernel.files import is_flocked, make_dirs
 from vz.kernel.mountinfo import is_mount_point
 from vz.kernel.process import close_from, which
 
@@ -59,21 +59,11 @@ def sweep_leftovers(path: str, ctid: int) -> bool:
         found = [name.removeprefix(PREFIX) for name in os.listdir(folder) if name.startswith(PREFIX)]
         if not found:
             return False
-        idle = not _is_at_work(folder)
+        idle = not (os.path.exists(f"{folder}/rm.lck") and is_flocked(f"{folder}/rm.lck"))
         sweep(folder)
         return idle and any(name.split(".")[1:2] == [str(ctid)] for name in found)
     except OSError:
         return False
-
-
-def _is_at_work(folder: str) -> bool:
-    """Tell whether a deleter has the lock."""
-    with open(f"{folder}/rm.lck", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def sweep(folder: str) -> None:

@@ -12,7 +12,7 @@ from vz.config import ubc
 from vz.config.units import PAGE, UNLIMITED
 from vz.container.ct import Container
 from vz.kernel import cgroup
-from vz.resources import ubfile, usage
+from vz.resources import ubfile, usage, vswap
 from vz.resources.cgroups import limit_dir
 
 TYPE_CHECKING = False
@@ -168,10 +168,9 @@ class Reading:
         if self._memory is None:
             version, path = limit_dir(self.ct, "memory")
             try:
-                lines = cgroup.read(path, "memory.stat").splitlines() if version else []
+                self._memory = usage.table(path, "memory.stat") if version else {}
             except OSError:
-                lines = []
-            self._memory = {line.split()[0]: int(line.split()[1]) for line in lines}
+                self._memory = {}
         return self._memory
 
     def _swap_pages(self) -> int:
@@ -180,13 +179,8 @@ class Reading:
         if ram >= UNLIMITED:
             return 0
         memory = self._statistics()
-        version, path = limit_dir(self.ct, "memory")
-        if version == 2:
-            fixed = sum(memory.get(word, 0) for word in ("anon", "shmem", "unevictable"))
-            fixed += memory.get("kernel", memory.get("slab_unreclaimable", 0))
-        else:
-            kernel = usage.number(path, "memory.kmem.usage_in_bytes")
-            fixed = sum(memory.get(f"total_{word}", 0) for word in ("rss", "shmem", "unevictable", "swap")) + kernel
+        version = limit_dir(self.ct, "memory")[0]
+        fixed = vswap.fixed_bytes(version, memory) + memory.get("total_swap", 0)
         return min(max(-(-fixed // PAGE) - ram, 0), swap)
 
     def _dcache_bytes(self) -> int:

@@ -17,8 +17,10 @@ from vz.config.units import PAGE, UNLIMITED
 from vz.container import events
 from vz.container.ct import Container
 from vz.kernel import cgroup
+from vz.kernel.files import read_text
 from vz.resources import usage
 from vz.resources.cgroups import ct_dir, limit_dir
+from vz.resources.refusals import counters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,34 +38,12 @@ KILLED = re.compile(
 OURS, PROGRAMS, NODES = "container", "program", "node"  # whose limit it was
 
 
-def counters(ct: Container) -> dict[str, float]:
-    """Return the kernel's counters of what it refused, killed and slowed, by the name of the resource."""
-    found: dict[str, float] = {}
-    version, path = limit_dir(ct, "pids")
-    if version:
-        found["numproc"] = usage.event(path, "pids.events", "max")
-    version, path = limit_dir(ct, "memory")
-    if version:
-        found["physpages"] = usage.event(path, "memory.events" if version == 2 else "memory.oom_control", "oom_kill")
-        if version == 1:
-            found["tcpsndbuf"] = usage.number(path, "memory.kmem.tcp.failcnt")
-    version, path = limit_dir(ct, "cpu")
-    if version == 2:
-        found["cpulimit"] = usage.event(path, "cpu.stat", "throttled_usec") / 1e6
-    elif version == 1:
-        found["cpulimit"] = usage.event(path, "cpu.stat", "throttled_time") / 1e9
-    if "NUMTCPSOCK" in ct.conf.values or "NUMOTHERSOCK" in ct.conf.values:
-        from vz.resources import socklimits
+def look(ct: Container, now: dict[str, float] | None = None, *, wait: bool = True) -> None:
+    """Note what has been added to the counters (*now*, or as they are) of *ct* since the last look.
 
-        for name in ("numtcpsock", "numothersock"):
-            counted = socklimits.counter(ct, name, UNLIMITED)
-            if counted is not None:
-                found[name] = counted[2]
-    return found
-
-
-def look(ct: Container, now: dict[str, float] | None = None) -> None:
-    """Note what has been added to the counters (*now*, or as they are) of the running *ct* since the last look."""
+    Not *wait*: where another is at it, nothing is done.  What cannot be written down as seen is not told either, or it
+    would be told again and again.
+    """
     now = counters(ct) if now is None else now
     path = f"{events.FOLDER}/{ct.ctid}.seen"
     try:
@@ -72,20 +52,28 @@ def look(ct: Container, now: dict[str, float] | None = None) -> None:
     except OSError:
         return  # a full disk, or one that cannot be written: the counters stay, the next one who looks notes it
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        run = _run_of(ct)
-        before = _parse(os.read(fd, 65536))
-        if before.get("run") != run:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        run, before = _run_of(ct), _parse(os.read(fd, 65536))
+        last_kill = before.get("kill") if before.get("boot") == _boot() else None
+        if before.get("run") != run or before.get("boot") != _boot():
             before = {"at": _began(ct), "counters": {}}  # another start: it began with zeros
+        told = []
+        counts = {**before["counters"], **now}
         for name, value in now.items():
             added = value - before["counters"].get(name, 0)
             if added > 0 and (name != "cpulimit" or added >= SLOWED_S):
-                events.note(ct.ctid, **_event(ct, name, added, float(before["at"])))
+                told.append(_event(ct, name, added, float(before["at"])))
             elif name == "cpulimit":
-                now[name] = before["counters"].get(name, 0.0)  # so that little adds up
-        text = json.dumps({"run": run, "at": round(time.time(), 1), "counters": now}).encode()
-        os.pwrite(fd, text.ljust(os.fstat(fd).st_size), 0)
-        os.ftruncate(fd, len(text))
+                counts[name] = before["counters"].get(name, 0.0)  # so that little adds up
+        for event in told:
+            if event["what"] == "physpages":
+                last_kill = _name_killed(ct, event, last_kill)
+        seen = {"boot": _boot(), "run": run, "at": round(time.time(), 1), "counters": counts, "kill": last_kill}
+        text = json.dumps(seen).encode()
+        if os.pwrite(fd, text.ljust(os.fstat(fd).st_size), 0) >= len(text):
+            os.ftruncate(fd, len(text))
+            for event in told:
+                events.note(ct.ctid, **event)
     except OSError:
         pass
     finally:
@@ -93,11 +81,15 @@ def look(ct: Container, now: dict[str, float] | None = None) -> None:
 
 
 def _run_of(ct: Container) -> int:
-    """Return what tells this run of the CT from others: the number of its cgroup, which is never used again."""
+    """Return what tells this run of the CT from others in this boot: the number of its cgroup."""
     try:
         return os.stat(ct_dir(ct)).st_ino
     except OSError:
         return 0
+
+
+def _boot() -> str:
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
 def _began(ct: Container) -> float:
@@ -135,10 +127,6 @@ def _event(ct: Container, name: str, added: float, since: float) -> dict[str, An
         if ram and ram[1] < UNLIMITED:
             found["ram"] = ram[1]
             found["swap"] = swap[1] if swap and swap[1] < UNLIMITED else 0
-        kills = killed(ct, int(added), since)
-        if kills:
-            found["processes"] = [process for process, _ in kills]
-            found["whose"] = kills[-1][1]
     elif name == "numproc":
         found["limit"] = usage.numproc_limit(ct) or 0
     else:
@@ -147,13 +135,22 @@ def _event(ct: Container, name: str, added: float, since: float) -> dict[str, An
     return found
 
 
-def killed(ct: Container, count: int, since: float) -> list[tuple[str, str]]:
-    """Return (process, whose limit it was) of the CT's last *count* that the kernel's log says were killed.
+def _name_killed(ct: Container, event: dict[str, Any], after: int | None) -> int | None:
+    """Add to *event* which processes were killed and for whose limit; return the number of the last such record."""
+    kills = killed(ct, int(event["count"]), after)
+    if not kills:
+        return after
+    event["processes"] = [process for _, process, _ in kills]
+    event["whose"] = kills[-1][2]
+    return kills[-1][0]
 
-    *since*: seconds since 1970 before which it is another run's, or has been told.
+
+def killed(ct: Container, count: int, after: int | None) -> list[tuple[int, str, str]]:
+    """Return (number of the record, process, whose limit it was) of the CT's last *count* kills in the kernel's log.
+
+    *after*: the number of the last one that has been told; the log's own clock is another than ours.
     """
-    earliest_us = (time.monotonic() - (time.time() - since) - 1.0) * 1e6 if since else 0.0
-    found: list[tuple[str, str]] = []
+    found: list[tuple[int, str, str]] = []
     try:
         fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -168,8 +165,8 @@ def killed(ct: Container, count: int, since: float) -> list[tuple[str, str]]:
                 continue
             if b";oom-kill:" in record:
                 kill = parse_kill(record.decode("utf-8", "replace"), f"/{ct.node.cgroup_parent}/{ct.ctid}")
-                if kill is not None and kill[0] >= earliest_us:
-                    found.append(kill[1:])
+                if kill is not None and (after is None or kill[0] > after):
+                    found.append(kill)
     except OSError:
         pass
     finally:
@@ -178,13 +175,13 @@ def killed(ct: Container, count: int, since: float) -> list[tuple[str, str]]:
 
 
 def parse_kill(record: str, top: str) -> tuple[int, str, str] | None:
-    """Return (time in microseconds, process, whose limit) of a *record* of /dev/kmsg; None: not of the CT at *top*.
+    """Return (its number, process, whose limit) of a *record* of /dev/kmsg; None: not of the CT at *top*.
 
     Only the beginning of a path is trusted: below it the CT has named the groups.
     """
     head, _, text = record.partition(";")
     match = KILLED.match(text.partition("\n")[0])
-    if match is None or not head.split(",")[2].isdecimal():
+    if match is None or not head.split(",")[1].isdecimal():
         return None
     group = match["group"] + ","
     if match["constraint"] != "CONSTRAINT_MEMCG":
@@ -199,4 +196,4 @@ def parse_kill(record: str, top: str) -> tuple[int, str, str] | None:
     if not group.startswith((f"{top},", f"{top}/")):
         return None
     name = "".join(char if char.isprintable() else "?" for char in match["name"])
-    return int(head.split(",")[2]), f"{name} (pid {match['pid']})", whose
+    return int(head.split(",")[1]), f"{name} (pid {match['pid']})", whose

@@ -13,7 +13,7 @@ from vz.config.units import PAGE, UNLIMITED
 from vz.container.ct import Container
 from vz.kernel import cgroup
 from vz.kernel.files import read_text
-from vz.resources import census, cgroups, usage
+from vz.resources import census, cgroups, usage, vswap
 
 NO_LIMIT = 1 << 60
 HZ = 100
@@ -60,12 +60,11 @@ def memory(ct: Container) -> Memory:
     table = _table(path, "memory.stat")
     if version == 2:
         limit, held = _limit(path, "memory.max"), usage.number(path, "memory.current")
-        file = table.get("active_file", 0) + table.get("inactive_file", 0) + table.get("slab_reclaimable", 0)
     elif version == 1:
         limit, held = _limit(path, "memory.limit_in_bytes"), usage.number(path, "memory.usage_in_bytes")
-        file = table.get("total_active_file", 0) + table.get("total_inactive_file", 0)
     else:
-        limit, held, file = NO_LIMIT, 0, 0
+        limit, held = NO_LIMIT, 0
+    file = max(held - vswap.fixed_bytes(version, table), 0)
     host_ram, host_swap = host_memory()
     said = ct.conf.swappages if ct.conf.physpages else None
     swap = said[1] * PAGE if said and said[1] < UNLIMITED else 0
@@ -74,7 +73,7 @@ def memory(ct: Container) -> Memory:
     else:
         ram = limit - swap if limit > swap else limit
         swap = swap if limit > swap else 0
-    return Memory(ram, swap, held, min(file, held), table.get("shmem", table.get("total_shmem", 0)))
+    return Memory(ram, swap, held, file, table.get("shmem", table.get("total_shmem", 0)))
 
 
 def meminfo(ct: Container) -> str:
@@ -247,6 +246,6 @@ def _limit(path: str, key: str) -> int:
 
 def _table(path: str, key: str) -> dict[str, int]:
     try:
-        return {name: int(value) for name, value in (line.split() for line in cgroup.read(path, key).splitlines())}
+        return usage.table(path, key)
     except (OSError, ValueError):
         return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from vz.config.units import PAGE, UNLIMITED
 from vz.container.ct import Container
 from vz.kernel import cgroup
@@ -29,13 +31,17 @@ def number(path: str, key: str) -> int:
         return 0
 
 
+def table(path: str, key: str) -> dict[str, int]:
+    """Return the flat table *key*: {word: number}.  OSError: the cgroup, or this file, is not there."""
+    return {word: int(value) for word, value in map(str.split, cgroup.read(path, key).splitlines())}
+
+
 def event(path: str, key: str, word: str) -> int:
     """Return the number beside *word* in the flat table *key*, 0 where there is none."""
     try:
-        fields = dict(line.split() for line in cgroup.read(path, key).splitlines())
+        return table(path, key).get(word, 0)
     except (OSError, ValueError):
         return 0
-    return int(fields.get(word, 0))
 
 
 def _numproc(ct: Container) -> tuple[int, int, int]:
@@ -43,7 +49,15 @@ def _numproc(ct: Container) -> tuple[int, int, int]:
     if not version:
         return 0, 0, 0
     held = number(path, "pids.current")
-    return held, max(number(path, "pids.peak"), held), event(path, "pids.events", "max")
+    return held, max(number(path, "pids.peak"), held), event(path, refusals(path), "max")
+
+
+def refusals(path: str) -> str:
+    """Return the file of the pids cgroup *path* that counts what this group's own limit has refused.
+
+    From Linux 6.11 on version 2 ``pids.events`` counts the limits below it too, the TasksMax= of a CT's own units.
+    """
+    return "pids.events.local" if os.path.exists(f"{path}/pids.events.local") else "pids.events"
 
 
 def _physpages(ct: Container) -> tuple[int, int, int]:

@@ -10,12 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from vz.kernel import cgroup
-
 MARK = "trusted.vz.vswap"
-# what no reclaim can free while a CT does not swap; version 1 cannot tell the kernel's caches from its other memory
-FIXED_V1 = ("total_rss", "total_shmem", "total_unevictable")
-FIXED_V2 = ("anon", "shmem", "kernel_stack", "pagetables", "slab_unreclaimable")
 
 
 def mark(own: str, ram: int, swap: int) -> None:
@@ -39,16 +34,23 @@ def marked(own: str) -> tuple[int, int] | None:
     return int(ram), int(swap)
 
 
-def fixed_bytes(version: int, path: str) -> int:
-    """Return how much memory of cgroup *path* no reclaim can free; page cache is not among it.
+def fixed_bytes(version: int, table: dict[str, int]) -> int:
+    """Return how much memory no reclaim can free, of the *table* memory.stat of a cgroup of *version*; without swap.
 
-    Raises:
-        OSError: ENOENT, ENODEV: the cgroup has gone.
+    Anonymous and shared memory, files that are on no list of reclaimable ones (ramfs, locked ones), and on version 2
+    the kernel's for the CT, pipes and sockets included.  Version 1 cannot tell the kernel's caches from its other
+    memory: none of it counts there.
     """
-    names = FIXED_V1 if version == 1 else FIXED_V2
-    held = dict(line.split() for line in cgroup.read(path, "memory.stat").splitlines())
-    values = [int(held.get(name, 0)) for name in names]
-    if version == 1:  # locked pages are among the anonymous ones, files apart
-        rss, shmem, unevictable = values
-        return max(rss + shmem, unevictable)
-    return sum(values)
+    of = table.get
+    if version == 1:
+        files = of("total_cache", 0) - of("total_shmem", 0)
+        return (
+            of("total_rss", 0)
+            + of("total_shmem", 0)
+            + max(files - of("total_active_file", 0) - of("total_inactive_file", 0), 0)
+        )
+    files = of("file", 0) - of("shmem", 0) - of("swapcached", 0)
+    parts = of("kernel_stack", 0) + of("pagetables", 0) + of("slab_unreclaimable", 0)
+    kernel = of("kernel", 0) - of("slab_reclaimable", 0) if "kernel" in table else parts  # Linux 5.18
+    unlisted = max(files - of("active_file", 0) - of("inactive_file", 0), 0)
+    return of("anon", 0) + of("shmem", 0) + unlisted + of("sock", 0) + max(kernel, 0)

@@ -27,6 +27,7 @@ EVENTS: list[dict[str, Any]] = [
         "ram": 16384,
         "swap": 16384,
         "processes": ["perl (pid 4711)"],
+        "whose": "container",
     },
     {"time": 1000300.0, "kind": "limit", "what": "cpulimit", "since": 1000000.0, "seconds": 12.5, "limit": 25},
     {"time": 1000400.0, "kind": "limit", "what": "vswap", "since": 1000340.0, "seconds": 3.2, "limit": 16384},
@@ -79,6 +80,30 @@ def test_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert [event["time"] for event in found] == sorted((event["time"] for event in EVENTS), reverse=True)
     assert found[-1] == {**EVENTS[0], "proposal": "vzctl set 101 --numproc 40 --save"}
     assert found[0] == {**EVENTS[-1], "proposal": ""}
+
+
+@pytest.mark.parametrize(
+    ("whose", "words"),
+    [
+        ("node", "killed: perl (pid 1); the node itself had no memory left"),
+        ("program", "killed: perl (pid 1); it had used up what a group of the container's own allows (MemoryMax= of systemd, say)"),
+        (None, "killed: perl (pid 1); the kernel's log does not tell any more whose limit it was"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_is_not_the_containers_is_not_raised(
+    folder: Path, capfd: pytest.CaptureFixture[str], whose: str | None, words: str
+) -> None:
+    event = {**EVENTS[2], "processes": ["perl (pid 1)"], "whose": whose}
+    if whose is None:
+        del event["whose"]
+    (folder / "101").write_text(json.dumps(event) + "\n")
+    assert told(capfd) == f"1970-01-12 13:50:00  {words}\n"
+
+
+def test_kills_for_different_limits_are_not_added_up(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({**EVENTS[2], "whose": whose}) + "\n" for whose in ("program", "container")]
+    (folder / "101").write_text("".join(lines))
+    assert sorted(event["whose"] for event in json.loads(told(capfd, "--json"))) == ["container", "program"]
 
 
 def test_nothing_and_since(capfd: pytest.CaptureFixture[str], folder: Path) -> None:

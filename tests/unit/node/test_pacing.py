@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,9 @@ class Fake:
 
     def holds(self, fixed_mb: float, cache_mb: float = 0) -> None:
         (self.top / "ct/memory.current").write_text(str(int((fixed_mb + cache_mb) * MB)))  # the same inode stays open
-        (self.top / "ct/memory.stat").write_text(f"anon {int(fixed_mb * MB)}\nfile {int(cache_mb * MB)}\n")
+        (self.top / "ct/memory.stat").write_text(
+            f"anon {int(fixed_mb * MB)}\nfile {int(cache_mb * MB)}\ninactive_file {int(cache_mb * MB)}\n"
+        )
 
     @property
     def frozen(self) -> bool:
@@ -110,7 +114,49 @@ def test_a_ct_at_rest_is_looked_at_seldom(ct: Fake) -> None:
     assert [ct.look() for _ in range(6)][-1] == SOON_S
 
 
-def test_an_ended_ct_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thaw_that_fails_is_tried_again(ct: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It clears no flag: the CT would stand still for as long as this pacer lives."""
+    ct.holds(10)
+    ct.look()
+    ct.holds(74)
+    ct.look()
+    assert ct.frozen
+    write = pacing.cgroup.write
+
+    def fails(*words: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(pacing.cgroup, "write", fails)
+    with pytest.raises(OSError):
+        ct.look()
+    monkeypatch.setattr(pacing.cgroup, "write", write)
+    ct.look()
+    assert not ct.frozen
+
+
+def test_the_daemon_is_heard_whatever_looks_cost(pacer: Pacer, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    for ctid in range(1, 2000):
+        pacer.changed(ctid, 7)
+    monkeypatch.setattr(Paced, "look", lambda self, rate: looks.append(self) or 0.0)
+    assert pacer.act() == 0.0
+    assert len(looks) == pacing.AT_ONCE
+
+
+def test_what_is_dear_to_look_at_is_looked_at_less_often(pacer: Pacer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pacer.changed(101, 7)
+
+    def slow(self: Paced, rate: int) -> float:
+        time.sleep(0.02)
+        return 0.001
+
+    monkeypatch.setattr(Paced, "look", slow)
+    left_s = pacer.act()
+    assert left_s is not None and 0.06 < left_s < 0.2
+
+
+@pytest.fixture
+def pacer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pacer:
     class Places:
         unified = str(tmp_path)
         v1: dict[str, str] = {}
@@ -120,7 +166,10 @@ def test_an_ended_ct_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(pacing.cgroup, "hierarchies", Places)
     monkeypatch.setattr(vswap, "marked", lambda own: None)
-    pacer = Pacer("vz", RATE)
+    return Pacer("vz", RATE)
+
+
+def test_an_ended_ct_is_forgotten(pacer: Pacer) -> None:
     assert pacer.act() is None
     pacer.changed(101, 7)
     assert pacer.act() == pytest.approx(SELDOM_S, abs=0.1)

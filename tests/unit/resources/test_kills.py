@@ -8,7 +8,7 @@ from vz.resources.noticing import parse_kill
 
 HEAD = "6,812,7054681985,-;"
 REST = "nodemask=(null),cpuset=/,mems_allowed=0"
-OURS = (7054681985, "perl (pid 4711)", "container")
+OURS = (812, "perl (pid 4711)", "container")
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_a_group_that_is_named_like_another_ct(group: str) -> None:
 
 def test_a_limit_above_all_containers_is_the_nodes() -> None:
     words = f"CONSTRAINT_MEMCG,{REST},oom_memcg=/vz,task_memcg=/vz/101/ct,task=a,pid=1,uid=0"
-    assert parse_kill(f"{HEAD}oom-kill:constraint={words}", "/vz/101") == (7054681985, "a (pid 1)", "node")
+    assert parse_kill(f"{HEAD}oom-kill:constraint={words}", "/vz/101") == (812, "a (pid 1)", "node")
