@@ -89,7 +89,7 @@ def parse(data: bytes, path: str) -> Element:
         stack[-1].children.append(element)
         stack.append(element)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object) -> int:
         raise BadDescriptor(f"{path}: document types and entities are not read")
 
     def text(words: str) -> None:

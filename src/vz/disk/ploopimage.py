@@ -2,7 +2,7 @@
 
 An expanded image is a header of 64 bytes, a table of 32-bit entries (the BAT: cluster of the disk → place in the
 file, 0 a hole) padded to whole clusters, and the clusters.  Little-endian.  Nothing that a file says is believed before
-it was compared with the file's size.  A *view* has ``size`` (bytes), ``count`` (clusters) and ``read(index)``: a cluster's
+it was compared with the file's size.  A *view* has ``size`` and ``cluster`` (bytes) and ``read(index)``: a cluster's
 bytes, padded with zeros at the end of the disk, or None for a hole.
 """
 
@@ -144,10 +144,10 @@ class Expanded:
         version = next((version for version, known in SIGNATURES.items() if known == signature), None)
         if version is None or kind != TYPE:
             raise BadImage(f"{path}: is no ploop image")
-        self.version = version
+        self.version: int = version
         if version == 1:
             size &= 0xFFFFFFFF
-        self.cluster = sectors * SECTOR
+        self.cluster: int = sectors * SECTOR
         if sectors & (sectors - 1) or not MIN_CLUSTER <= self.cluster <= MAX_CLUSTER:
             raise BadImage(f"{path}: clusters of {sectors} sectors")
         self.size = size * SECTOR
@@ -156,7 +156,7 @@ class Expanded:
             raise BadImage(f"{path}: {count} table entries for a disk of {size} sectors")
         self.entries = count
         table = HEADER.size + 4 * count
-        self.first = first * SECTOR or -(-table // self.cluster) * self.cluster
+        self.first: int = first * SECTOR or -(-table // self.cluster) * self.cluster
         if self.first < table or self.first % self.cluster or table > self.file_size:
             raise BadImage(f"{path}: the table does not fit before the first cluster, or into the file")
         if self.flags & CONVERTING:
@@ -168,7 +168,7 @@ class Expanded:
 
     def place(self, index: int) -> int:
         """Return where cluster *index* lies in the file, in bytes; 0: a hole.  BadImage: outside of the file."""
-        at = self.bat[index] * self.unit if index < self.count else 0
+        at: int = self.bat[index] * self.unit if index < self.count else 0
         if at and not self.sound(at):
             raise BadImage(f"{self.path}: cluster {index} is said to be at byte {at}, which the file does not have")
         return at
@@ -183,16 +183,21 @@ class Expanded:
     def broken(self) -> tuple[list[int], list[int]]:
         """Return the (entries that lead outside of the file's clusters, entries whose cluster is another's too)."""
         outside, twice = [], []
-        taken: set[int] = set()
+        slots = max(self.file_size - self.first, 0) // self.cluster
+        if slots > 4 * MAX_ENTRIES:
+            raise BadImage(f"{self.path}: the file is larger than any table leads to")
+        taken = bytearray(slots)
         for index, entry in enumerate(self.bat):
             if not entry:
                 continue
-            if index >= self.count or not self.sound(entry * self.unit):
+            at = entry * self.unit
+            if index >= self.count or not self.sound(at):
                 outside.append(index)
-            elif entry in taken:
+                continue
+            slot = (at - self.first) // self.cluster
+            if taken[slot]:
                 twice.append(index)
-            else:
-                taken.add(entry)
+            taken[slot] = 1
         return outside, twice
 
     def problems(self) -> list[str]:
@@ -208,7 +213,7 @@ class Expanded:
         if self.extension < self.first or self.extension > self.file_size - self.cluster:
             return [f"the extension at byte {self.extension} is outside of the file"]
         data = read_all(self.fd, self.cluster, self.extension, self.path)
-        from _md5 import md5
+        from hashlib import md5
 
         if unpack_from("<Q", data)[0] != EXTENSION_MAGIC or md5(data[24:]).digest() != data[8:24]:
             return ["the extension (dirty bitmaps) is broken"]
@@ -217,6 +222,26 @@ class Expanded:
     def unused(self) -> int:
         """Return how many whole clusters of the file no entry leads to (the extension's among them)."""
         return max((self.file_size - self.first) // self.cluster, 0) - sum(1 for entry in self.bat if entry)
+
+    def fill_holes(self) -> int:
+        """Write zeros where the file has holes that are no whole clusters; return how many bytes, synced."""
+        filled = 0
+        at = 0
+        while at < self.file_size:
+            try:
+                at = os.lseek(self.fd, at, os.SEEK_HOLE)
+                end = os.lseek(self.fd, at, os.SEEK_DATA) if at < self.file_size else at
+            except OSError as exc:
+                if exc.errno != errno.ENXIO:
+                    raise
+                end = self.file_size
+            if at < self.first or at % self.cluster or end % self.cluster:
+                for start in range(at, end, CLUSTER):
+                    _write_all(self.fd, bytes(min(CLUSTER, end - start)), start)
+                filled += end - at
+            at = end
+        os.fsync(self.fd)
+        return filled
 
     def repair(self, indexes: list[int]) -> None:
         """Make the entries *indexes* holes, durably; *fd* is open for writing.  The table is written in one piece."""
@@ -305,12 +330,19 @@ def differing(view: View, below: View | None, index: int) -> bytes | None:
 
 
 def write_expanded(
-    fd: int, view: View, version: int, below: View | None = None, *, preallocated: bool = False, whole: bool = False
+    fd: int,
+    view: View,
+    version: int,
+    below: View | None = None,
+    *,
+    preallocated: bool = False,
+    whole: bool = False,
+    verbatim: bool = False,
 ) -> None:
     """Write *view* into the empty file *fd* as an expanded image on top of *below*, synced.
 
-    What is as in *below* becomes a hole; of holes of *view* only those are looked at that *whole* makes zeros.
-    VzError: a disk that the version cannot hold.
+    What is as in *below* becomes a hole, unless *verbatim*; holes of *view* stay holes, but *whole* makes them zeros
+    where *below* has something.  VzError: a disk that the version cannot hold.
     """
     cluster, count = view.cluster, -(-view.size // view.cluster)
     unit = SECTOR if version == 1 else cluster
@@ -321,7 +353,7 @@ def write_expanded(
     bat = memoryview(bytearray(4 * count)).cast("I")
     at = first
     for index in range(count):
-        data = differing(view, below, index)
+        data = view.read(index) if verbatim else differing(view, below, index)
         if data is None and whole and below is not None and view.read(index) is None and below.read(index) is not None:
             data = bytes(cluster)
         if data is None and preallocated:

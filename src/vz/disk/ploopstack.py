@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from vz.disk.ploopimage import View
 
 JOURNAL = ".ploop-journal"
-JOURNAL_BYTES = 1 << 16
+JOURNAL_BYTES = 1 << 20
+verbose = False
+
+
+def say(text: str) -> None:
+    """Tell of a step, on stderr, where ploop -v asked for it."""
+    if verbose:
+        os.write(2, (text + "\n").encode("utf-8", "surrogateescape"))
 
 
 class Folder:
@@ -109,11 +116,13 @@ class Folder:
     def remove(self, name: str) -> None:
         try:
             os.unlink(name, dir_fd=self.fd)
+            say(f"Removed {self.full(name)}")
         except FileNotFoundError:
             pass
 
     def make(self, name: str, fill: Callable[[int], None]) -> None:
         """Make the new file *name* with what *fill* writes into its descriptor; the journal names it already."""
+        say(f"Writing {self.full(name)}")
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
         try:
             fill(fd)
@@ -272,10 +281,13 @@ def create(path: str, view: View, kind: str, version: int) -> None:
         folder.close()
 
 
-def write_alone(path: str, fill: Callable[[int], None]) -> None:
-    """Make the new file *path*, which appears when it is whole; VzError (38): there is one."""
+def write_alone(path: str, fill: Callable[[int], None], held: Folder | None = None) -> None:
+    """Make the new file *path*, which appears when it is whole; VzError (38): there is one.
+
+    *held* is its directory, where that is locked already.
+    """
     directory, name = os.path.split(os.path.abspath(path))
-    folder = Folder(directory, write=True)
+    folder = held or Folder(directory, write=True)
     try:
         if not plain_name(name) or folder.exists(name):
             raise VzError(f"{path} exists already", PloopCode.PARAMETER)
@@ -288,7 +300,8 @@ def write_alone(path: str, fill: Callable[[int], None]) -> None:
         finally:
             folder.clear()
     finally:
-        folder.close()
+        if held is None:
+            folder.close()
 
 
 def snapshot(disk: Disk, guid: str) -> str:
@@ -467,8 +480,12 @@ def merge_files(paths: list[str], *, raw_base: bool, new_name: str | None = None
     A kill leaves the old base, or the merged one under deltas that change nothing of it.
     """
     views: list[Raw | Expanded] = []
-    fds = []
+    fds: list[int] = []
+    folder = Folder(os.path.dirname(os.path.abspath(new_name or paths[-1])), write=True)
     try:
+        if folder.exists(diskdescriptor.NAME):
+            text = f"{folder.full(diskdescriptor.NAME)} is there: ploop snapshot-merge keeps it right"
+            raise VzError(text, PloopCode.PARAMETER)
         for path in reversed(paths):
             fds.append(open_regular(path))
             raw = raw_base and not views
@@ -481,25 +498,17 @@ def merge_files(paths: list[str], *, raw_base: bool, new_name: str | None = None
         target = os.path.abspath(new_name or paths[-1])
         if new_name and os.path.lexists(target):
             raise VzError(f"{target} exists already", PloopCode.PARAMETER)
-        # the base may have one below: its zeros stay zeros
-        fill = filler(_Opaque(chain), "raw" if raw_base else "expanded", views[0].version or 2)
-        replace_file(target, fill)
+        if raw_base:
+            replace_file(target, filler(chain, "raw", 0))
+        else:  # the base may have one below: its zeros stay zeros
+            replace_file(target, filler(chain, "expanded", views[0].version or 2, verbatim=True))
     finally:
+        folder.close()
         for fd in fds:
             os.close(fd)
     for path in paths if new_name else paths[:-1]:
         os.unlink(path)
         sync_directory(os.path.dirname(os.path.abspath(path)))
-
-
-class _Opaque:
-    """A view whose zeros are never taken for holes: they may cover something below."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._chain, self.size, self.cluster = chain, chain.size, chain.cluster
-
-    def read(self, index: int) -> bytes | None:
-        return self._chain.read(index)
 
 
 def _refuse_devices(paths: list[str]) -> None:
