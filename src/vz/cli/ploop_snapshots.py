@@ -73,7 +73,7 @@ def do_list(given: Given, rest: list[str]) -> int:
     snapshots = "s" in given.flags
     current = descriptor.parents[descriptor.top] if snapshots else descriptor.top
     if "H" not in given.flags:
-        print(" ".join(FIELDS[field][1] % FIELDS[field][0] for field in fields))
+        print("".join(FIELDS[field][1] % FIELDS[field][0] + " " for field in fields))
     for guid, image in descriptor.images.items():
         if (wanted and guid != wanted) or (snapshots and guid == descriptor.top):
             continue
@@ -84,7 +84,8 @@ def do_list(given: Given, rest: list[str]) -> int:
             "current": "*" if guid == current else "",
             "fname": disk.folder.full(image.file),
         }
-        print(" ".join(FIELDS[field][1] % values[field] for field in fields))
+        words = [FIELDS[field][1] % values[field] for field in fields[:-1]]
+        print(" ".join([*words, values[fields[-1]]]))
     return 0
 
 

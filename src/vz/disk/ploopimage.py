@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 SIGNATURES = {1: b"WithoutFreeSpace", 2: b"WithouFreSpacExt"}
 HEADER = Struct("<16s5IQ3IQ")
 TYPE = 2
-IN_USE = 0x746F6E59
-CLOSED = {1: 0, 2: 0x312E3276}
+CLOSED = (0, 0x312E3276)  # we write the first: for ploop 1.15 anything else is "in use"
 EMPTY, CONVERTING = 1, 2
 EXTENSION_MAGIC = 0xAB234CEF23DCEA87
 SECTOR = 512
@@ -161,7 +160,7 @@ class Expanded:
             raise BadImage(f"{path}: the table does not fit before the first cluster, or into the file")
         if self.flags & CONVERTING:
             raise BadImage(f"{path}: a conversion of its version was interrupted")
-        self.in_use = used == IN_USE
+        self.in_use = used not in CLOSED
         self.extension = extension * SECTOR
         self.bat = memoryview(bytearray(read_all(fd, 4 * count, HEADER.size, path))).cast("I")
         self.unit = SECTOR if version == 1 else self.cluster
@@ -252,7 +251,7 @@ class Expanded:
 
     def close_mark(self) -> None:
         """Take the in-use mark away, durably; *fd* is open for writing."""
-        os.pwrite(self.fd, pack("<I", CLOSED[self.version]), 44)
+        os.pwrite(self.fd, pack("<I", CLOSED[0]), 44)
         os.fsync(self.fd)
         self.in_use = False
 
@@ -372,7 +371,7 @@ def write_expanded(
         cluster // SECTOR,
         count,
         sectors,
-        CLOSED[version],
+        CLOSED[0],
         first // SECTOR,
         EMPTY if at == first else 0,
         0,

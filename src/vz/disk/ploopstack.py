@@ -110,6 +110,7 @@ class Folder:
         for name in lines[:-1] if lines[-1:] == ["end"] else []:  # a torn one: nothing has come or gone yet
             if plain_name(name) and name not in kept:
                 self.remove(name)
+        self.remove(f"{diskdescriptor.NAME}.tmp")  # of write_atomically()
         os.fsync(self.fd)
         self.remove(JOURNAL)
 
@@ -146,6 +147,7 @@ class Disk:
             if os.path.basename(path) != diskdescriptor.NAME:
                 raise VzError(f"{path}: a file called {diskdescriptor.NAME} is expected", PloopCode.PARAMETER)
             self.descriptor = diskdescriptor.read(self.path, self.folder.fd)
+            self.base_name = self.descriptor.chain(self.descriptor.top)[0].file.partition(".{")[0]
             if write:
                 self.refuse_in_use()
         except BaseException:
@@ -199,12 +201,8 @@ class Disk:
             raise VzError(f"There is no snapshot {guid}", PloopCode.NO_SNAPSHOT)
         return guid
 
-    def base_name(self) -> str:
-        """Return the name that the files of this disk begin with."""
-        return self.descriptor.chain(self.descriptor.top)[0].file.partition(".{")[0]
-
     def free_name(self) -> str:
-        return f"{self.base_name()}.{new_guid()}"
+        return f"{self.base_name}.{new_guid()}"
 
     def commit(self, makers: dict[str, Callable[[int], None]], gone: list[str], names: dict[str, str]) -> None:
         """Make new files, let the descriptor take effect, remove the files *gone*.
@@ -419,7 +417,7 @@ def resize(disk: Disk, size: int, grow_fs: Callable[[str, int], None]) -> None:
         if place or size < chain.size:
             raise VzError("There is no ext4 file system on the disk: it cannot be resized", PloopCode.RESIZE_FS)
         start = -1
-    new_name, work = disk.free_name(), f"{disk.base_name()}.resize"
+    new_name, work = disk.free_name(), f"{disk.base_name}.resize"
     if disk.folder.exists(work):
         raise VzError(f"{disk.folder.full(work)} exists", PloopCode.PARAMETER)
     top = chain.images[-1]
