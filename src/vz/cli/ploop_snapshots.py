@@ -54,6 +54,9 @@ def merge(given: Given, rest: list[str]) -> int:
         raise wrong("ploop snapshot-merge: -A stands alone")
     with Disk(path, write=True) as disk:
         if "A" in given.flags:
+            for image in disk.descriptor.chain(disk.descriptor.top):
+                if len(disk.descriptor.children(image.guid)) > 1:
+                    raise wrong(f"The snapshot {image.guid} has more than one child")
             while disk.descriptor.parents[disk.descriptor.top] != NONE:
                 ploopstack.merge(disk, disk.descriptor.top)
         else:
@@ -69,13 +72,16 @@ def do_list(given: Given, rest: list[str]) -> int:
             raise wrong(f"ploop snapshot-list: unknown field {field[:60]}")
     with Disk(one(rest, "snapshot-list")) as disk:
         descriptor = disk.descriptor
-        wanted = disk.guid(given.values["u"]) if "u" in given.values else None
+        images = list(descriptor.images.values())
+        if "u" in given.values:  # it and its ancestors
+            images = descriptor.chain(disk.guid(given.values["u"]))[::-1]
     snapshots = "s" in given.flags
     current = descriptor.parents[descriptor.top] if snapshots else descriptor.top
     if "H" not in given.flags:
         print("".join(FIELDS[field][1] % FIELDS[field][0] + " " for field in fields))
-    for guid, image in descriptor.images.items():
-        if (wanted and guid != wanted) or (snapshots and guid == descriptor.top):
+    for image in images:
+        guid = image.guid
+        if snapshots and guid == descriptor.top:
             continue
         parent = descriptor.parents[guid]
         values = {

@@ -148,8 +148,8 @@ def do_convert(given: Given, rest: list[str]) -> int:
         return export(path, given.values["o"], kind, number or 2, given.values.get("u"), "p" in given.flags)
     if given.flags or "u" in given.values:
         raise wrong("ploop convert: -p and -u are for -o FILE")
-    if (kind is None) == (number is None):
-        raise wrong("ploop convert: one of -f and -v is expected")
+    if kind is None and number is None:
+        raise wrong("ploop convert: -f or -v is expected")
     with Disk(path, write=True) as disk:
         convert(disk, kind, number)
     return 0

@@ -384,8 +384,9 @@ def convert(disk: Disk, kind: str | None, version: int | None) -> None:
         raise VzError("The disk has snapshots: merge them, or convert into a new file (-o)", PloopCode.PARAMETER)
     makers: dict[str, Callable[[int], None]] = {}
     gone, names = [], {}
+    chains = {guid: disk.chain(guid, changing=True) for guid in descriptor.images}
     for guid, image in list(descriptor.images.items()):
-        chain = disk.chain(guid, changing=True)
+        chain = chains[guid]
         source = chain.images[-1]
         target, number = kind or source.kind, version or source.version or 2
         if (kind is None and source.kind == "raw") or (target, number) == (source.kind, source.version or number):

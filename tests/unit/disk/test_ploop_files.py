@@ -69,7 +69,10 @@ def test_snapshots_are_made_deleted_merged_and_gone_back_to(disk: Path, capsys: 
     run("snapshot-switch", "-u", guid(2), disk)
     assert read_disk(disk) == flat(LAYERS[:2])
     assert read_disk(disk, guid(0x77)) == flat(LAYERS)
+    before = tree(disk.parent)
     assert fails("snapshot-delete", "-u", guid(2), disk)[0] == PloopCode.PARAMETER  # two grow on it
+    assert fails("snapshot-merge", "-A", disk)[0] == PloopCode.PARAMETER
+    assert tree(disk.parent) == before
     run("snapshot-delete", "-u", guid(0x77), disk)
     run("snapshot-delete", "-u", guid(3), disk)
     assert read_disk(disk) == flat(LAYERS[:2])
@@ -78,8 +81,9 @@ def test_snapshots_are_made_deleted_merged_and_gone_back_to(disk: Path, capsys: 
     run("snapshot-merge", "-A", disk)
     assert read_disk(disk) == flat(LAYERS[:2])
     assert set(tree(disk.parent)) == {"DiskDescriptor.xml", "root.hdd"}
-    assert "<Unknown>kept</Unknown>" in disk.read_text()
-    assert run("check", disk) == 0
+    text = disk.read_text()
+    assert "<Unknown>kept</Unknown>" in text
+    assert run("check", disk) == (PloopCode.FORMAT if "Plain" in text else 0)  # a raw one of half a block too much
 
 
 def test_a_middle_snapshot_is_merged_and_the_others_stay(disk: Path) -> None:
