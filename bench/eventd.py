@@ -3,8 +3,8 @@
 
     bench/eventd.py [CTS] [--seconds S] [--starts ROUNDS]
 
-CPU time is that of the daemon (and of children it had) over S seconds in which nothing happens, memory its resident set
-and what of it is its own.  Starts with and without the daemon, four of each in a round, are interleaved; the medians are printed.
+CPU time is that of the daemon, its workers and of children they had over S seconds in which nothing happens, memory what
+all of them hold, shared pages once (PSS).  The CTs have 64 MB of RAM and as much virtual swap.  Starts with and without the daemon, four of each in a round, are interleaved; the medians are printed.
 """
 
 import argparse
@@ -50,21 +50,32 @@ def cpu_s(pid: int) -> float:
         return sum(int(word) for word in stat.read().rpartition(")")[2].split()[11:15]) / TICKS
 
 
-def status(pid: int) -> dict[str, str]:
-    with open(f"/proc/{pid}/status", encoding="ascii") as text:
-        return {key: value.strip() for key, _, value in (line.partition(":") for line in text)}
+def all_of(pid: int) -> list[int]:
+    """Return the daemon's pid and its workers'."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as text:
+        children = [int(word) for word in text.read().split()]
+    found = [pid]
+    for child in children:
+        with open(f"/proc/{child}/comm", encoding="ascii") as text:
+            if text.read().startswith("vz-"):
+                found.append(child)
+    return found
+
+
+def held_mb(pid: int) -> float:
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as text:
+        return int(next(line for line in text if line.startswith("Pss:")).split()[1]) / 1024
 
 
 def idle(node: Node, pid: int, what: str, seconds: float) -> None:
-    time.sleep(1)
-    before, spent, began = status(pid), cpu_s(pid), time.monotonic()
+    time.sleep(6)
+    pids = all_of(pid)
+    spent, began = sum(map(cpu_s, pids)), time.monotonic()
     time.sleep(seconds)
-    now = status(pid)
-    share = (cpu_s(pid) - spent) / (time.monotonic() - began)
-    woken = sum(int(now[key]) - int(before[key]) for key in ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"))
-    files = len(os.listdir(f"/proc/{pid}/fd"))
+    share = (sum(map(cpu_s, pids)) - spent) / (time.monotonic() - began)
     print(
-        f"{what}: {100 * share:.2f} % of a core over {seconds:.0f} s, woken {woken} times; {int(now['VmRSS'].split()[0]) / 1024:.1f} MB resident, {int(now['RssAnon'].split()[0]) / 1024:.1f} of them its own; {files} descriptors"
+        f"{what}: {100 * share:.2f} % of a core over {seconds:.0f} s, {sum(map(held_mb, pids)):.1f} MB in {len(pids)} processes",
+        flush=True,
     )
 
 
@@ -100,6 +111,7 @@ def main() -> None:
         idle(node, pid, "no CT", options.seconds)
         for ctid in range(101, 101 + options.cts):
             run(node, "vzctl", "create", ctid, "--ostemplate", TEMPLATE)
+            run(node, "vzctl", "set", ctid, "--ram", "64M", "--swap", "64M", "--save")
             run(node, "vzctl", "start", ctid)
         idle(node, pid, f"{options.cts} idle CTs, its children", options.seconds)
         os.kill(pid, signal.SIGKILL)

@@ -6,8 +6,9 @@
 Two test nodes of this host and a client between them, as in the tests.  The CT is Debian 12 with systemd and a program
 that rewrites MB megabytes all the time (0: none).  "gap" is the longest time between two answers that the client got over
 one TCP connection, asking every 5 ms; "frozen" is what vzmigrate says.  "criu" is the floor: the time of criu's own dump
-into a file, of a copy of the images, and of criu's restore from it, by criu's logs.  Seconds, medians; ways and
-floor take turns.  It needs the template that "make templates" builds.
+into a file, of a copy of the images to the other node by rsync and ssh with their defaults, and of criu's restore from
+it, by criu's logs; "local" the same with a copy on the same disk, which moves nothing to anybody.  Seconds, medians;
+ways and floors take turns.  It needs the template that "make templates" builds.
 """
 
 import os
@@ -93,19 +94,34 @@ def last_stamp(log: Path) -> float:
     return float(re.findall(r"^\(([0-9.]+)\)", log.read_text(errors="replace"), re.M)[-1])
 
 
-def floor(node: Node) -> float:
-    """Return the seconds of criu's dump, a copy of the images and criu's restore."""
+def floor(rig: Rig, node: Node) -> tuple[float, float]:
+    """Return the seconds of criu's dump, a copy of the images, to the other node and here, and criu's restore."""
+    other = rig.other(node)
     dump = node.path(f"/vz/dump/Dump.{CT}")
     ok(node, "vzctl", "chkpnt", CT)
     seconds = last_stamp(dump / "dump.log")
     began = time.perf_counter()
     copy = shutil.copytree(dump / "images", node.path("/vz/dump/copy"), symlinks=True)
-    seconds += time.perf_counter() - began
+    local = time.perf_counter() - began
+    shutil.rmtree(copy)
+    ssh = f"ssh -o BatchMode=yes {rig.ssh_options(node)}"
+    began = time.perf_counter()
+    ok(
+        node,
+        "rsync",
+        "-a",
+        "--whole-file",
+        "-e",
+        ssh,
+        f"/vz/dump/Dump.{CT}/images/",
+        f"root@{other.address4}:/vz/dump/copy/",
+    )
+    sent = time.perf_counter() - began
+    shutil.rmtree(other.path("/vz/dump/copy"))
     ok(node, "vzctl", "restore", CT, "--undump", "--dumpfile", f"/vz/dump/Dump.{CT}")
     seconds += last_stamp(dump / "restore.log")
     ok(node, "vzctl", "restore", CT, "--resume")
-    shutil.rmtree(copy)
-    return seconds
+    return seconds + sent, seconds + local
 
 
 def table(rig: Rig, rounds: int, megabytes: int) -> None:
@@ -113,21 +129,22 @@ def table(rig: Rig, rounds: int, megabytes: int) -> None:
     try:
         gaps: dict[str, list[float]] = {way: [] for way in WAYS}
         frozen: dict[str, list[float]] = {way: [] for way in WAYS}
-        floors = []
+        floors: list[tuple[float, float]] = []
         node = rig.a
         for _ in range(rounds):
-            floors.append(floor(node))
+            floors.append(floor(rig, node))
             for way, words in WAYS.items():
                 gap, still = move(rig, node, words)
                 node = rig.other(node)
                 gaps[way].append(gap)
                 frozen[way].append(still)
-        bare = statistics.median(floors)
+        bare, local = (statistics.median(times) for times in zip(*floors, strict=True))
         for way in WAYS:
             gap = statistics.median(gaps[way])
             print(
                 f"{megabytes:6} MB  {way:12} gap {gap:6.2f}  ({min(gaps[way]):.2f} to {max(gaps[way]):.2f})"
-                f"  frozen {statistics.median(frozen[way]):6.2f}  criu {bare:6.2f}  allowed {1.3 * bare + 0.3:6.2f}",
+                f"  frozen {statistics.median(frozen[way]):6.2f}  criu {bare:6.2f}  allowed {1.3 * bare + 0.3:6.2f}"
+                f"  local {local:6.2f}  allowed {1.3 * local + 0.3:6.2f}",
                 flush=True,
             )
     finally:

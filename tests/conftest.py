@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "src"))
 sys.path.insert(0, os.path.dirname(__file__))
 
+from daemonrig import Daemon
 from netns import Neighbour, Netns  # noqa: E402
 from rig import Rig, sshd_tree  # noqa: E402
 from testnode import TREE, Node, cgroup_dirs  # noqa: E402
@@ -265,3 +266,21 @@ def made_rig(disk_mb: int = 0) -> Rig:
     if sshd_tree() is None:
         pytest.skip("needs the unpacked template debian-12, whose sshd is used: make templates builds it")
     return Rig(disk_mb=disk_mb)
+
+
+@pytest.fixture
+def idle_daemon(node: Node) -> Iterator[Daemon]:
+    """One that the test starts."""
+    made = Daemon(node)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+    for path in (node.path("/run/vz/eventd"), node.path("/run/vz/eventd.pid"), made.told):
+        path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def daemon(idle_daemon: Daemon) -> Iterator[Daemon]:
+    yield idle_daemon.start()
+    idle_daemon.stop()

@@ -13,7 +13,7 @@ from testnode import Node, cgroup_dirs
 
 # made once per node and kept
 KEPT = re.compile(
-    r"/run/vz/(hostcheck|cgroups|nft\.\w+)|/var/lib/vzctl/(ids/\.lock|vzctl\.log|traffic/\d+)|/vz/vztmp(/rm\.lck)?|.*\.destroyed"
+    r"/run/vz/(hostcheck|cgroups|nft\.\w+)|/var/lib/vzctl/(ids/\.lock|vzctl\.log|traffic/\d+|events(/\d+(\.seen|\.old)?)?)|/vz/vztmp(/rm\.lck)?|.*\.destroyed"
     r"|/run/vz/ip|/run/vz/ip/\.lock|/etc/vz/names/\.lock|/var/lib/vzctl/[a-z]+"
 )
 TOPS = ("/etc/vz/conf", "/etc/vz/names", "/run/vz", "/run/netns", "/var/lib/vzctl", "/vz/lock", "/vz/dump", "/vz/vztmp")

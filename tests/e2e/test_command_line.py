@@ -105,7 +105,7 @@ TABLE = [
     ("create", ["--save"], 21),
     ("create", ["--config", "../x"], 21),
     ("create", ["--layout", "zfs"], 21),
-    ("create", ["--diskinodes", "1000"], 21),
+    ("create", ["--diskspace", "0"], 21),
     ("create", ["--ipadd", "192.0.2.300"], 21),
     ("set", ["--config", "basic", "--save"], 21),
     ("set", ["--cpuunits", "7", "--save"], 21),
@@ -157,8 +157,6 @@ def test_options_twice_and_in_conflict(vz: Vz, node: Node, ctid: int) -> None:
         ("snapshot-list", "ploop"),
         ("convert", "ploop"),
         ("compact", "ploop"),
-        ("quotaon", "quota"),
-        ("quotainit", "quota"),
     ],
 )
 def test_commands_of_later_versions_are_refused_with_one_line(vz: Vz, verb: str, why: str) -> None:

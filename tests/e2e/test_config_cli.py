@@ -71,7 +71,7 @@ BAD = [
     (21, ["--capability", "sys_time:on"]),
     (21, ["--devices", "b:7:0:rw"]),
     (21, ["--netif_add", "eth0,zz"]),
-    (21, ["--diskspace", "1G"]),
+    (21, ["--diskspace", "2G:1G"]),
     (21, ["--meminfo", "none"]),
     (21, ["--pci_add", "0:0.0"]),
     (20, ["--force"]),

@@ -151,14 +151,14 @@ def test_warnings_of_vz_conf_are_said_at_start(vz: Vz, log: Path, ctid: int) -> 
 def test_keys_of_later_versions_are_named_in_one_warning_at_start(vz: Vz, ctid: int) -> None:
     vz.ok("create", ctid, "--ostemplate", BUSYBOX)
     path = vz.node.path(f"/etc/vz/conf/{ctid}.conf")
-    path.write_text(path.read_text() + 'MEMINFO="none"\nDISKSPACE="1000:2000"\nQUOTATIME="never"\nX_PANEL="1"\n')
+    path.write_text(path.read_text() + 'MEMINFO="none"\nQUOTAUGIDLIMIT="10"\nQUOTATIME="never"\nX_PANEL="1"\n')
     try:
         lines = vz("start", ctid).stderr.splitlines()
         named = [line for line in lines if line.startswith("Not in force in this version: ")]
-        assert len(named) == 1 and {"MEMINFO", "DISKSPACE"} <= set(named[0].split())
+        assert len(named) == 1 and {"MEMINFO", "QUOTAUGIDLIMIT"} <= set(named[0].split())
         assert any(f"{ctid}.conf:" in line and "QUOTATIME" in line for line in lines), "its syntax is checked"
         assert any("unknown parameter X_PANEL" in line for line in lines)
-        assert 'MEMINFO="none"\nDISKSPACE="1000:2000"\nQUOTATIME="never"\nX_PANEL="1"\n' in path.read_text()
+        assert 'MEMINFO="none"\nQUOTAUGIDLIMIT="10"\nQUOTATIME="never"\nX_PANEL="1"\n' in path.read_text()
     finally:
         vz.remove(ctid)
 

@@ -169,8 +169,8 @@ class Clients:
         self.terminal.type(":wq\n")
         lines = "".join(f"line {number + 1}\n" for number in range(self.checks))
         assert wait_until(lambda: self.inside(vz, "grep . /root/file || true") == lines)
-        before = self.inside(vz, "wc -l < /root/seconds")
-        assert wait_until(lambda: self.inside(vz, "wc -l < /root/seconds") > before), "no second passes"
+        before = int(self.inside(vz, "wc -l < /root/seconds"))
+        assert wait_until(lambda: int(self.inside(vz, "wc -l < /root/seconds")) > before), "no second passes"
         if SOAK:
             before = self.inside(vz, "cat /root/minutes 2>/dev/null || true")
             assert wait_until(lambda: self.inside(vz, "cat /root/minutes 2>/dev/null || true") != before, 70), "no cron"

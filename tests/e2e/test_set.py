@@ -120,7 +120,7 @@ def test_bad_words(vz: Vz, ct: int) -> None:
         (["--ipadd", "192.0.2.300"], 21),
         (["stray"], 20),
         (["--hostname", "a\nb"], 21),
-        (["--diskspace", "1G"], 21),
+        (["--diskspace", "2G:1G"], 21),
         (["--ostemplate", "x"], 20),
         (["--force", "--hostname", "x"], 20),
     ):

@@ -39,6 +39,7 @@ DESCRIPTORS = (
     ("anon_inode:dma", "a buffer of a device", "stop it"),
     ("/secretmem", "secret memory", "stop it"),
 )
+PROC_SOURCE = "vzproc"  # as kernel/fuse.py mounts it; a CT has no /dev/fuse to make another
 FILE_SYSTEMS = {
     "fuse": "stop what serves it and unmount it",
     "nfs": "unmount it",
@@ -139,6 +140,8 @@ def _mounts(process: Process, rows: list[list[str]]) -> list[str]:
         where = f"mount of {kind} on {target} (seen by {process.label})"
         if kind == "overlay" and row[2] != root:
             found.append(f"{where}: overlay mounts inside cannot be restored: stop the container engine, or unmount it")
+        elif kind == "fuse" and row[row.index("-") + 2] == PROC_SOURCE:
+            continue  # of the node's own server: external to the dump
         elif name in FILE_SYSTEMS and kind != "fusectl":
             found.append(f"{where} cannot be carried: {FILE_SYSTEMS[name]}")
         elif kind == "mqueue" and row[4] == "/dev/mqueue":

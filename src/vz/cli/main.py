@@ -9,14 +9,22 @@ import os
 import sys
 
 from vz.cli.table import PROGRAMS, STARTING, VERBS
-from vz.config.paths import EVENTD
-from vz.errors import BadSyntax, ExitCode, VzError, exit_code
+from vz.config.paths import CONF_DIR, EVENTD
+from vz.errors import BadSyntax, ExitCode, Interrupted, VzError, exit_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 VERSION = "5.0"
+# failures that say nothing about the CT: of the words, of who has the lock, of an id that is no CT
+_NOT_REMEMBERED = (
+    ExitCode.INVALID_PARAMETER_SYNTAX,
+    ExitCode.INVALID_PARAMETER_VALUE,
+    ExitCode.LOCKED,
+    ExitCode.NOVECONFIG,
+)
+_ONLY_ASKING = frozenset("exec exec2 exec3 enter console runscript status check why".split())
 
 
 class Globals:
@@ -44,10 +52,12 @@ def answer(program: str, argv: list[str]) -> int:
     """Run the command *program* with *argv*, say what fails, and return its exit status."""
     status: int = ExitCode.SYSTEM_ERROR
     try:
-        status = vzctl(argv) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
+        status = vzctl(list(argv)) if program == "vzctl" else load(PROGRAMS[program]).run(argv, Globals(program))
     except VzError as exc:
         complain(exc, program)
         status = exit_code(exc)
+        if program == "vzctl":
+            remember(argv, exc, status)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         hint = "; this needs root" if os.geteuid() != 0 else ""
@@ -59,6 +69,7 @@ def answer(program: str, argv: list[str]) -> int:
         if isinstance(code, int):  # a failure of ours that a child process passed on
             complain(exc, program)
             status = code
+            remember(argv, exc, status)
         else:  # a bug: to be seen, not hidden behind a tidy line
             sys.excepthook(type(exc), exc, exc.__traceback__)
     for stream in (sys.stdout, sys.stderr):
@@ -89,6 +100,23 @@ def complain(what: object, program: str) -> None:
         report.warn(text)
     else:
         os.write(2, (text + "\n").encode("utf-8", "surrogateescape"))
+
+
+def remember(argv: list[str], exc: Exception, status: int, program: str = "vzctl") -> None:
+    """Leave what has failed for ``vzctl why``: not what was mistyped, locked or interrupted, nor the words' values."""
+    report, process = sys.modules.get("vz.ops.report"), sys.modules.get("vz.kernel.process")
+    ctid = report.subject() if report is not None else 0
+    if not ctid or (program == "vzctl" and status in _NOT_REMEMBERED) or isinstance(exc, Interrupted):
+        return
+    if process is not None and (process.stop_asked or process.stopping):
+        return
+    from vz.container import events
+
+    names = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    verb = next((word for word in argv if not word.startswith("--")), "")
+    if verb not in _ONLY_ASKING and os.path.exists(f"{CONF_DIR}/{ctid}.conf"):
+        command = " ".join(word for word in (program, verb, *names) if word)
+        events.note(ctid, "command", command=command, text=str(exc), status=status)
 
 
 def load(module: str) -> Any:

@@ -22,6 +22,7 @@ PROGRAMS = {
     "vzmigrate": "vzmigrate",
     "vzeventd": "vzeventd",
     "ploop": "ploop",
+    "vzquota": "vzquota",
 }
 
 VERBS = {
@@ -46,6 +47,10 @@ VERBS = {
     "restore": "restore",
     "resume": "restore",
     "check": "check",
+    "why": "why",
+    "quotaon": "quotaon",
+    "quotaoff": "quotaoff",
+    "quotainit": "quotainit",
     "compact": "compact",
     "snapshot": "snapshot",
     "snapshot-switch": "snapshot_switch",
@@ -59,10 +64,6 @@ VERBS = {
 STARTING = frozenset(("start", "restart", "restore", "resume"))
 
 _PLOOP = "conversion to the ploop layout comes with a later one"
-_QUOTA = "disk quota comes with a later one"
 LATER = {
     "convert": _PLOOP,
-    "quotaon": _QUOTA,
-    "quotaoff": _QUOTA,
-    "quotainit": _QUOTA,
 }

@@ -108,7 +108,7 @@ def daemon(argv: list[str], node: NodeConfig, *, foreground: bool) -> int:
             return status
     preload()
     os.chdir("/")
-    made = Daemon(program, argv, answer, workers())
+    made = Daemon(program, argv, answer, workers(node))
     made.begin()
     notify_ready()
     if ready >= 0:
@@ -122,9 +122,19 @@ def daemon(argv: list[str], node: NodeConfig, *, foreground: bool) -> int:
     return ExitCode.OK
 
 
-def workers() -> list[Worker]:
+def workers(node: NodeConfig) -> list[Worker]:
     """Return the daemon's parts that are processes of their own."""
-    return []
+    from vz.kernel import cgroup
+    from vz.node import noticing, pacing
+    from vz.node.workers import Worker
+
+    found = []
+    parent, rate = node.cgroup_parent, node.number("VSWAP_RATE") * pacing.MB
+    if rate and cgroup.hierarchies().version("memory"):
+        top = f"{cgroup.hierarchies().unified}/{parent}"
+        found.append(Worker("pacer", lambda feed: pacing.run(feed, parent, rate), lambda: pacing.thaw_all(top)))
+    found.append(Worker("watcher", lambda feed: noticing.run(feed, node)))
+    return found
 
 
 def to_background() -> tuple[int, int]:

@@ -257,8 +257,10 @@ def raw(row: Row, field: str) -> Any:
             return row.value(name)[PARTS[part]]
         return row.value(name)[PARTS.get(part, 0)] if row.running else None
     if name in DISK:
-        pair = getattr(row.ct.conf, name) if name.upper() in row.ct.conf.values else None
-        return None if not part or pair is None else pair[0 if part == "s" else 1]
+        held, pair = row.disk(name)
+        if not part:
+            return held
+        return None if pair is None else pair[0 if part == "s" else 1]
     return row.value(name)
 
 

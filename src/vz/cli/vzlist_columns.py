@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from vz.disk.quota import Usage
     from vz.resources.beancounters import Reading
 
 UNLIMITED = 9223372036854775807
@@ -72,11 +73,13 @@ def listed() -> list[tuple[str, str]]:
 class Row:
     """One CT as vzlist sees it: values are asked for by name and read when they are."""
 
-    __slots__ = ("_reading", "ct", "running", "status")
+    __slots__ = ("_disk", "_disk_read", "_reading", "ct", "running", "status")
 
     def __init__(self, ct: Container) -> None:
         self.ct = ct
         self._reading: Reading | None = None
+        self._disk: Usage | None = None
+        self._disk_read = False
         self.running = ct.is_running()
         if self.running:
             self.status = "running"
@@ -116,7 +119,7 @@ class Row:
         if name in UBC_NAMES:
             return self._ubc(name)
         if name in DISK:
-            return None
+            return self.disk(name)[0]
         if name in LISTS:
             return getattr(conf, name) or []
         if name in ("cpulimit", "cpuunits") and self.running:
@@ -149,6 +152,21 @@ class Row:
         with open("/proc/uptime", encoding="ascii") as file:
             up = float(file.read().split()[0])
         return max(0.0, up - record.init_start / os.sysconf("SC_CLK_TCK"))
+
+    def disk(self, name: str) -> tuple[int | None, tuple[int, int] | None]:
+        """Return (held, (soft, hard)) of diskspace in KiB or of diskinodes; None for what is not known.
+
+        The limits are those in force where there are some, else the conf's.
+        """
+        if not self._disk_read:
+            from vz.disk import quota
+
+            self._disk, self._disk_read = quota.usage(self.ct), True
+        limits = getattr(self.ct.conf, name) if name.upper() in self.ct.conf.values else None
+        if self._disk is None:
+            return None, limits
+        held, force = self._disk.part(name)
+        return held, force if any(force) else limits
 
     def _load(self) -> list[float] | None:
         return None  # needs somebody who samples

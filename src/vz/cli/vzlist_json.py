@@ -28,8 +28,11 @@ def member(row: Row, name: str) -> str:
     if name in UBC_NAMES:
         return nested(dict(zip(PARTS, value)))
     if name in DISK:
-        pair = getattr(row.ct.conf, name) if name.upper() in row.ct.conf.values else None
-        return "null" if pair is None else nested({"usage": 0, "softlimit": pair[0], "hardlimit": pair[1]})
+        held, pair = row.disk(name)
+        if pair is None and held is None:
+            return "null"
+        soft, hard = pair or (0, 0)
+        return nested({"usage": held or 0, "softlimit": soft, "hardlimit": hard})
     if name in LISTS:
         return "[" + ", ".join(quote(word) for word in value) + "]" if value else "[]"
     if name in ("features", "capability"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from vz.cli.main import Globals, complain
+from vz.cli.main import Globals, complain, remember
 from vz.config.nodeconfig import load_node
 from vz.container.ct import find, load, parse_ctid
 from vz.container.lock import CTLock, is_held
@@ -175,6 +175,7 @@ def _all(words: list[str], request: Migrate) -> int:
         except VzError as exc:
             complain(f"Error: {exc}", "vzmigrate")
             status = _status(exc)
+            remember(["--online"] if request.online else [], exc, status, f"vzmigrate {request.host}")
         first = first or status
     return first
 

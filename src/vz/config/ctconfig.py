@@ -113,8 +113,7 @@ class CTConfig:
                     self.warnings.append(f"Warning at {self._where(key)}: unknown parameter {key}, ignored")
                 continue
             value = getattr(self, option.attr)
-            idle = option.later or (key == "DISKSPACE" and (self.ve_layout or "").partition(":")[0] != "ploop")
-            if idle and value is not None:
+            if option.later and value is not None:
                 later.append(key)
         if self.netfilter in PARTS_OF_NETFILTER:
             self.warnings.append(part_of_netfilter(self.netfilter))

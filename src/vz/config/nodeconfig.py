@@ -24,6 +24,12 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("LOCAL_GID", "100000", "The same for groups; must be the same number."),
     ("LOCAL_UID_POOL", "1966080000", "How many host ids that pool has; a container takes 65536."),
     ("CGROUP_PARENT", "vz", "The cgroup, below each hierarchy's top, that all containers are in."),
+    (
+        "PROC_SERVER",
+        "no",
+        "Show containers their own /proc/meminfo and the like, while vzeventd runs (yes|no). Not ready for cgroup "
+        "version 2: there /proc/stat and /proc/loadavg can answer with an error.",
+    ),
     ("SKIP_ARPDETECT", "no", "Add addresses without asking the neighbours first whether one has them (yes|no)."),
     ("ERROR_ON_ARPFAIL", "no", "Refuse an address that a neighbour has, instead of warning (yes|no)."),
     (
@@ -36,6 +42,12 @@ NODE_KEYS: tuple[tuple[str, str, str], ...] = (
     ("FORCE_ROUTE", "", "Replace another route that the node has to just this address, instead of failing (yes|no)."),
     ("VE_STOP_MODE", "suspend", "What vzeventd --shutdown does with running containers (suspend|stop)."),
     ("VE_PARALLEL", "", "How many containers vzeventd starts or stops at once; unset: as many as there are CPUs."),
+    (
+        "VSWAP_RATE",
+        "100",
+        "How fast a container may grow above its RAM, into its virtual swap: megabytes a second; 0: at full speed. "
+        "vzeventd sees to it.",
+    ),
     ("VE0CPUUNITS", "1000", "CPU weight of the host itself."),
     (
         "DISK_RESERVE",

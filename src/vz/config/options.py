@@ -339,10 +339,9 @@ DISK = (
         "--diskquota",
         _yes_no,
         "yes|no",
-        "Whether disk limits hold.",
+        "Whether disk limits hold; yes.",
         "restart",
         form=_yes,
-        later=RESOURCES,
     ),
     Option(
         "diskspace",
@@ -350,8 +349,10 @@ DISK = (
         "--diskspace",
         values.parse_diskspace,
         "SOFT[:HARD]",
-        "Disk space, in KiB: the size of a ploop image is the second.",
+        "Disk space, in KiB. Of a ploop image the second is its size. Else above SOFT only for QUOTATIME, above HARD "
+        "never: that takes a file system with project quota (docs/quota.md).",
         form=values.format_pair,
+        set=values.set_diskspace,
     ),
     Option(
         "diskinodes",
@@ -359,11 +360,19 @@ DISK = (
         "--diskinodes",
         values.parse_pair,
         "SOFT[:HARD]",
-        "Number of files.",
+        "Number of files, directories, links and the like, in the same way.",
         form=values.format_pair,
-        later=RESOURCES,
+        set=values.set_diskinodes,
     ),
-    Option("quotatime", "QUOTATIME", "--quotatime", _number(), "SECONDS", "Grace of soft limits.", later=RESOURCES),
+    Option(
+        "quotatime",
+        "QUOTATIME",
+        "--quotatime",
+        _number(),
+        "SECONDS",
+        "For how long a CT may be above its soft limits; 0, the default: not at all. The kernel keeps one number for "
+        "all CTs of a file system.",
+    ),
     Option(
         "quotaugidlimit",
         "QUOTAUGIDLIMIT",

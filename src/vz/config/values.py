@@ -222,6 +222,24 @@ def parse_diskspace(text: str) -> tuple[int, int]:
     return first, units.parse_size(hard, 1024) // 1024 if colon else first
 
 
+def set_diskspace(text: str) -> tuple[int, int]:
+    """Return (soft, hard) in KiB of ``--diskspace``: neither is 0, which the kernel takes for no limit."""
+    return _ordered(parse_diskspace(text))
+
+
+def set_diskinodes(text: str) -> tuple[int, int]:
+    """Return (soft, hard) of ``--diskinodes``."""
+    return _ordered(parse_pair(text))
+
+
+def _ordered(pair: tuple[int, int]) -> tuple[int, int]:
+    if not pair[0] or not pair[1]:
+        raise Refused("0 is no limit")
+    if pair[0] > pair[1]:
+        raise Refused("the soft limit is above the hard one")
+    return pair
+
+
 def parse_pair(text: str) -> tuple[int, int]:
     soft, colon, hard = text.partition(":")
     return units.parse_count(soft), units.parse_count(hard if colon else soft)

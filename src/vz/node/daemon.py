@@ -20,12 +20,13 @@ import time
 
 from vz.config.nodeconfig import load_node
 from vz.config.paths import EVENTD, RUN
+from vz.container import events
 from vz.container.lock import is_held
 from vz.container.record import load_record
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import make_dirs, remove
 from vz.kernel.libc import prctl
-from vz.node import asking, ending, serving
+from vz.node import asking, ending, procholder, serving
 from vz.node.watching import REBOOT, Watcher
 from vz.node.workers import Worker, Workers
 from vz.ops import report
@@ -108,6 +109,7 @@ class Daemon:
         """Watch until asked to stop."""
         self.reap()  # what ended while this process became another version
         self.watcher.scan()
+        self.begin_proc()
         children = len(self.watcher.children)
         self.tell(0, f"Watching {len(self.watcher.inits)} running container(s), {children} of them own children")
         self.resume_marks()
@@ -131,8 +133,18 @@ class Daemon:
                     self.watcher.ended(fd)
         self.workers.end()
         self.tell(0, f"Ending; {len(self.watcher.inits)} container(s) run on")
+        procholder.end_if_idle()
         for path in (EVENTD, PID_FILE):
             remove(path)
+
+    def begin_proc(self) -> None:
+        """Have a server of the containers' /proc files, where the node can."""
+        if not self.node.is_yes("PROC_SERVER"):
+            return
+        try:
+            procholder.begin()
+        except OSError as exc:
+            self.tell(0, f"No server for the containers' /proc: {exc.filename}: {exc.strerror}")
 
     def running(self) -> dict[int, int]:
         """Return {CTID: pid of its init} of all that run."""
@@ -241,9 +253,9 @@ class Daemon:
                 what = "starting it again" if ended.restart else (
                     f"more than {ending.MOST_REBOOTS} times in {ending.WITHIN_S:.0f} s: it stays stopped"
                 )  # fmt: skip
-                self.tell(ended.ctid, f"Container {ended.why}: {what}")
+                self.happened(ended.ctid, f"Container {ended.why}: {what}")
             else:
-                self.tell(ended.ctid, f"Container {ended.why}")
+                self.happened(ended.ctid, f"Container {ended.why}")
         try:
             pid = os.fork()
         except OSError as exc:
@@ -261,6 +273,11 @@ class Daemon:
             sys.excepthook(type(exc), exc, exc.__traceback__)
         finally:
             os._exit(ExitCode.SYSTEM_ERROR)
+
+    def happened(self, ctid: int, text: str) -> None:
+        """Tell of a CT's end, and keep it for ``vzctl why``."""
+        self.tell(ctid, text)
+        events.note(ctid, "end", text=text)
 
     def is_patient(self, ctid: int) -> bool:
         """Count a reboot of the CT; False when it is one too many."""

@@ -80,13 +80,18 @@ def only(fd: int) -> None:
 
     And but the file that an installed package's modules are read from.
     """
+    keep_only([fd])
+
+
+def keep_only(fds: list[int]) -> None:
+    """Do what ``only`` does, with more descriptors to keep."""
     gc.disable()
     _signal.set_wakeup_fd(-1)
     process.default_signals()
     resource.setrlimit(resource.RLIMIT_NOFILE, files_limit)
     os.setsid()
     first = 3
-    for keep in sorted({fd, *(finder.fd for finder in sys.meta_path if hasattr(finder, "fd"))}):
+    for keep in sorted({*fds, *(finder.fd for finder in sys.meta_path if hasattr(finder, "fd"))}):
         if keep >= first:
             os.closerange(first, keep)
             first = keep + 1

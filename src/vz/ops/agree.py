@@ -11,6 +11,7 @@ from vz.config import ubc
 from vz.config.netif import FIELDS, Netif
 from vz.container.ct import Container
 from vz.container.record import Record
+from vz.disk import quota
 from vz.kernel import rtnetlink as rt
 from vz.net import claims, connect, live, netdev, table, uplinks, venet, veth
 from vz.ops import devnodes, distscripts, names
@@ -75,6 +76,8 @@ def _running(ct: Container, facts: Facts) -> list[str]:
     counters = attrs & {*ubc.NAMES, "vm_overcommit"}
     if counters:
         ubc_limits.change(ct, record, counters)
+    if attrs & quota.ATTRS and not quota.check_support(ct):
+        quota.change(ct)
     if attrs & {"devices", "devnodes"}:
         devices.apply(ct)
     if facts.get("devnodes"):

@@ -10,8 +10,8 @@ from vz.config.ctconfig import load_ct
 from vz.config.nodeconfig import NodeConfig
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
-from vz.disk import layout, templates
-from vz.errors import BadValue, ExitCode, VzError
+from vz.disk import layout, project, templates
+from vz.errors import ExitCode, VzError
 from vz.kernel.files import make_dirs, read_bytes, remove, write_atomically
 from vz.kernel.mountinfo import is_mount_point
 from vz.ops import journal, mend, names, scripts
@@ -93,6 +93,7 @@ def build(ct: Container, sample: Any, values: dict[str, Any], template: str, fac
     if facts["fresh"] == "no":
         write_atomically(journal.backup_path(ct.ctid), read_bytes(ct.conf_path), 0o600, durable=False)
     facts["inode"] = new_area(area)
+    project.begin_area(area, ct.ctid)
 
     def note(base: int) -> None:
         facts["id_base"] = base
@@ -148,10 +149,6 @@ def check(ct: Container, values: dict[str, Any]) -> None:
     kind = layout.by_name(ct.conf.ve_layout or layout.DEFAULT)
     if kind.NAME == "ploop":
         kind.size_bytes(ct)
-    elif "diskspace" in values:
-        from vz.ops.image import NO_QUOTA
-
-        raise BadValue(NO_QUOTA)
     layout.check_closed(kind, ct.private, ExitCode.FS_NEW_VE_PRVT)
     if ct.conf.name:
         names.check_free(ct.ctid, ct.conf.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vz.config.paths import CONF_DIR, STATE
-from vz.container import ids
+from vz.container import events, ids
 from vz.container.ct import Container, need_paths, printable
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import remove
@@ -86,6 +86,7 @@ def finish(ct: Container, facts: dict[str, str]) -> None:
             remove(dump)
     for name in ("veip", "vepid", "traffic", "vzreboot"):
         remove(f"{STATE}/{name}/{ctid}")
+    events.forget(ctid)
     sweep(ct)
     try:
         os.rmdir(facts["root"])

@@ -7,23 +7,16 @@ import os
 from vz.config.units import parse_size
 from vz.container.ct import Container, printable
 from vz.disk import layout
-from vz.errors import BadSyntax, BadValue, ExitCode, VzError
+from vz.errors import BadSyntax, ExitCode, VzError
 from vz.ops.report import say, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vz.requests import Change
 
-NO_QUOTA = (
-    "Option --diskspace is not available in this version for the layouts without an image: "
-    "it belongs to the resource limits still to come"
-)
 
-
-def check(ct: Container, *, save: bool) -> None:
-    """Refuse ``--diskspace`` for a CT without an image (21), and without ``--save`` (20)."""
-    if layout.layout_name(ct) != "ploop":
-        raise BadValue(NO_QUOTA)
+def check(*, save: bool) -> None:
+    """Refuse ``--diskspace`` of an image without ``--save`` (20)."""
     if not save:
         raise BadSyntax("Option --diskspace needs --save: the image keeps its size")
 

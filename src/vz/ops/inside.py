@@ -57,6 +57,7 @@ class Plan:
         "last_step",
         "nesting",
         "network",
+        "proc_files",
         "program",
         "pty_max",
         "rlimits",
@@ -72,6 +73,7 @@ class Plan:
         self.argv = ["/sbin/init"]
         self.env: dict[str, str] = {}
         self.devices: list[External] = []
+        self.proc_files: list[External] = []  # of the node's /proc server
         self.pty_max = 1024
         self.rlimits: dict[int, int] = {}  # RLIMIT_ number: hard limit
         self.shm_bytes = 0  # 0: the kernel's default
@@ -102,6 +104,9 @@ def build(plan: Plan) -> None:
     _mount_kernel_views()
     _mount_dev(plan)
     _mount_rest(plan)
+    for item in plan.proc_files:
+        if os.path.exists("." + item.target):
+            mounts.mount(item.source, "." + item.target, None, mounts.MS_BIND)
     libc.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")

@@ -6,7 +6,7 @@ import os
 
 from vz.container.ct import Container, need_paths
 from vz.container.record import External, Record
-from vz.disk import layout
+from vz.disk import layout, quota
 from vz.errors import ExitCode, VzError
 from vz.ops import journal, scripts
 from vz.ops.report import say, warn
@@ -33,7 +33,7 @@ def mount(ct: Container) -> None:
     """Attach the root; a mounted CT is a message on stderr and success.
 
     Raises:
-        VzError: 43, 49, 50 as layout.mount_root; ScriptFailed 79, with the mount undone.
+        VzError: 43, 49, 50 as layout.mount_root; 61 and 62, the disk quota; ScriptFailed 79; with the mount undone.
     """
     if ct.is_mounted():
         warn("Container is already mounted")
@@ -86,15 +86,27 @@ def borrow_root(ct: Container, action: Callable[[], None]) -> None:
         journal.end(ct.ctid)
 
 
-def mount_with_scripts(ct: Container) -> None:
-    """Run the premount scripts, attach the root, run the mount scripts; undone when any of it fails."""
+def mount_with_scripts(ct: Container, *, suspended: bool = False) -> None:
+    """Run the premount scripts, attach the root, run the mount scripts; undone when any of it fails.
+
+    The disk quota is on before a script sees the root; with *suspended*, none that would give a dump's files other
+    inodes.
+    """
     need_paths(ct)
     ensure_ids(ct)
     scripts.run_host(ct, "premount")
+    if os.path.isdir(ct.private):
+        _warn(quota.before_mount(ct, may_adopt=not (suspended or ct.is_suspended())))
     with Undo(warn) as undo:
         layout.mount_root(ct)
         undo.add(layout.umount_root, ct)
+        _warn(quota.after_mount(ct))
         scripts.run_host(ct, "mount")
+
+
+def _warn(text: str) -> None:
+    if text:
+        warn(text)
 
 
 def umount_with_scripts(ct: Container, *, quiet: bool = False) -> None:

@@ -47,6 +47,11 @@ def set_log(path: str, ctid: int, level: int = 0) -> None:
     _log_path, _ctid, _log_level = path, ctid, level
 
 
+def subject() -> int:
+    """Return the id of the CT that this command is about, 0 for none."""
+    return _ctid
+
+
 def say(text: str, level: int = 0) -> None:
     """Print *text* on stdout; with *level* above 0 only where --verbose asks for as much."""
     if level <= _verbosity and not _quiet:

@@ -17,7 +17,7 @@ from vz.container.record import External, Record, parse_record
 from vz.errors import AlreadyRunning, ExitCode, VzError
 from vz.kernel.process import starttime
 from vz.net import carried, claims, table, venet
-from vz.ops import carry, dumped, inside, journal, mount
+from vz.ops import carry, dumped, inside, journal, mount, procfiles
 from vz.ops.report import say, warn
 from vz.ops.start import forget, new_record, published
 from vz.ops.trash import discard
@@ -140,7 +140,7 @@ def _load(ct: Container, path: str, skip_remount: bool, skip_arpdetect: bool, la
         if ct.is_mounted() and not skip_remount:
             mount.umount_with_scripts(ct)
         if not ct.is_mounted():
-            mount.mount_with_scripts(ct)
+            mount.mount_with_scripts(ct, suspended=True)
             undo.add(mount.umount_with_scripts, ct)
             say("Container is mounted")
         record = present_record(ct, saved, names)
@@ -245,6 +245,7 @@ def present_record(ct: Container, saved: Record, names: dict[str, str]) -> Recor
     sources |= {
         item.key: f"{ct.root}{item.target}" for item in saved.externals if item.key.startswith(mount.HOST_MOUNT)
     }
+    sources |= procfiles.sources(ct, saved.externals)
     record.externals = [External(i.key, sources.get(i.key, i.source), i.target) for i in saved.externals]
     mounted = [item.target for item in mount.host_mounts(ct)]
     hosts = [item for item in record.externals if item.key.startswith(mount.HOST_MOUNT)]
@@ -252,7 +253,8 @@ def present_record(ct: Container, saved: Record, names: dict[str, str]) -> Recor
     if missing:
         what = " ".join(map(printable, missing))
         raise NotRestored(f"Unable to restore: no mount script of this node has mounted {what}; the dump needs it")
-    missing = [item.target for item in record.externals if not os.path.lexists(item.source)]
+    others = [item for item in record.externals if not item.key.startswith(procfiles.KEY)]
+    missing = [item.target for item in others if not os.path.lexists(item.source)]
     if missing:
         raise NotRestored(f"Unable to restore: the node has no {' '.join(map(printable, missing))}; the dump needs it")
     record.netifs = [(names[outside], name) for outside, name in saved.netifs]

@@ -14,7 +14,7 @@ from vz.config.options import BY_ATTR, UBC_KINDS
 from vz.config.units import UNLIMITED
 from vz.config.values import PARTS_OF_NETFILTER, part_of_netfilter
 from vz.container.ct import Container, load, printable
-from vz.disk import layout
+from vz.disk import layout, quota
 from vz.errors import BadSyntax, ExitCode, VzError
 from vz.net import live
 from vz.ops import distscripts, guestfiles, journal, names
@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 
 UBC_ATTRS = frozenset(UBC_KINDS) | {"vm_overcommit"}
 IO_ATTRS = frozenset(("ioprio", "iolimit", "iopslimit"))
-RESOURCE_ATTRS = UBC_ATTRS | IO_ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
-RESTART_NAMES = {"netfilter": "iptables/netfilter", "iptables": "iptables/netfilter", "mount_opts": "mount options"}
+RESOURCE_ATTRS = (
+    UBC_ATTRS | IO_ATTRS | quota.ATTRS | frozenset("cpuunits cpulimit cpus cpumask nodemask devices devnodes".split())
+)
+RESTART_NAMES = {
+    "netfilter": "iptables/netfilter",
+    "iptables": "iptables/netfilter",
+    "mount_opts": "mount options",
+    "disk_quota": "disk quota",
+}
 UNSAVED_RUNNING = "WARNING: Settings were not saved to config and will be lost after CT restart (use --save flag)"
 UNSAVED_STOPPED = "WARNING: Settings were not saved to config (use --save flag)"
 NO_CHANGES = "No changes in CT configuration, not saving"
@@ -82,13 +89,20 @@ def set_values(ct: Container, change: Change) -> int:
                     half.note()
             finish(ct, change, values, running)
     else:
+        if has_tree_limits(ct, values) and ct.is_mounted():
+            try:
+                apply_quota(ct, values)
+            except VzError as exc:
+                if not change.force:
+                    raise
+                warn(str(exc))
         finish(ct, change, values, running)
     return ExitCode.OK
 
 
 def finish(ct: Container, change: Change, values: dict[str, Any], running: bool) -> None:
     """Save *values*, or say that they are not saved."""
-    if "diskspace" in change.values:
+    if "diskspace" in change.values and layout.layout_name(ct) == "ploop":
         from vz.ops import image
 
         image.resize(ct, change, values["diskspace"][1])
@@ -168,14 +182,26 @@ def without_effect(ct: Container, values: dict[str, Any]) -> list[str]:
     counted = {name for name in ubc.NAMES if name in values}
     if counted:
         found += counted_only(ct, values, counted)
+    if layout.layout_name(ct) == "ploop" and {"diskinodes", "quotatime"} & set(values):
+        found.append("DISKINODES and QUOTATIME have no effect on a ploop image: its size is its limit")
+    if has_tree_limits(ct, values) and not ct.is_mounted():  # else it is refused
+        why = quota.check_support(with_values(ct, values))
+        if why:
+            found.append(f"disk limits are saved, and do not hold on this node: {why}")
     if IO_ATTRS & set(values):
         from vz.resources import blkio
 
-        changed = Container(ct.ctid, ct.node, load_ct(ct.ctid, ct.node))
-        for attr in IO_ATTRS & set(values):
-            setattr(changed.conf, attr, values[attr])
+        changed = with_values(ct, {attr: values[attr] for attr in IO_ATTRS & set(values)})
         found += blkio.problems(changed, set(IO_ATTRS & set(values)))
     return found
+
+
+def with_values(ct: Container, values: dict[str, Any]) -> Container:
+    """Return *ct* as it would be with *values* in its conf."""
+    changed = Container(ct.ctid, ct.node, load_ct(ct.ctid, ct.node))
+    for attr, value in values.items():
+        setattr(changed.conf, attr, value)
+    return changed
 
 
 def counted_only(ct: Container, values: dict[str, Any], names: set[str]) -> list[str]:
@@ -225,10 +251,10 @@ def check(ct: Container, change: Change) -> None:
     if change.is_empty():
         raise BadSyntax("set: nothing to set")
     values = change.values
-    if "diskspace" in values:
+    if "diskspace" in values and layout.layout_name(ct) == "ploop":
         from vz.ops import image
 
-        image.check(ct, save=change.save)
+        image.check(save=change.save)
     if values.get("name"):
         names.check_free(ct.ctid, values["name"])
     for attr, key in (("ve_root", "VE_ROOT"), ("ve_private", "VE_PRIVATE")):
@@ -314,7 +340,9 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     for attr, value in values.items():
         setattr(ct.conf, attr, value)
     record, pidfd = open_init(ct)
-    resource_attrs = RESOURCE_ATTRS & set(values)
+    if has_tree_limits(ct, values):
+        apply_quota(ct, {})
+    resource_attrs = RESOURCE_ATTRS & set(values) - quota.ATTRS
     if resource_attrs:
         if resource_attrs - UBC_ATTRS:
             limits.apply(ct, set(resource_attrs - UBC_ATTRS))
@@ -343,6 +371,18 @@ def apply_live(ct: Container, change: Change, values: dict[str, Any]) -> None:
     if {"hostname", "nameserver", "searchdomain", "ip_addr"} & set(values):
         apply_guest(ct, pidfd, values)
         distscripts.at_set(ct, values, old.get("ip_addr") or [])
+
+
+def has_tree_limits(ct: Container, values: dict[str, Any]) -> bool:
+    """Tell whether *values* has limits that the quota of the node's file system keeps."""
+    return bool(quota.ATTRS & set(values)) and layout.layout_name(ct) != "ploop"
+
+
+def apply_quota(ct: Container, values: dict[str, Any]) -> None:
+    """Bring the disk limits of a mounted CT to its conf with *values* in it.  VzError: 62."""
+    text = quota.change(with_values(ct, values) if values else ct)
+    if text:
+        warn(f"WARNING: {text}")
 
 
 def _warn_all(texts: list[str]) -> None:

@@ -56,7 +56,12 @@ def tree(ct: Container, code: int) -> list[Snapshot]:
         raise VzError("Snapshot feature is only available for ploop-based CTs", code)
     layout.layout_of(ct)
     try:
-        return snapshots.read(ct.private)
+        items = snapshots.read(ct.private)
+        if not items and not os.path.exists(snapshots.path_of(ct.private)) and snapshots.orphans(ct.private, []):
+            raise ValueError(
+                "Snapshots.xml is missing, and there are images of snapshots: put it back, or move them away"
+            )
+        return items
     except ValueError as exc:
         raise VzError(f"Unable to read the list of snapshots: {exc}", code) from exc
 
@@ -88,6 +93,10 @@ def create(ct: Container, asked: Request) -> None:
     say(f"Creating snapshot {uuid}")
     new = Snapshot(uuid, "", date=time.strftime("%Y-%m-%d %H:%M:%S"), name=asked.name, description=asked.description)
     try:
+        if not os.path.exists(
+            snapshots.path_of(ct.private)
+        ):  # from now on a list that is not there is one that was lost
+            snapshots.write(ct.private, items)
         make_dirs(os.path.dirname(snapshots.dump_path(ct.private, uuid)), 0o700)
         if not asked.skip_config:
             write_atomically(snapshots.conf_path(ct.private, uuid), read_bytes(ct.conf_path), 0o600)

@@ -237,7 +237,11 @@ def make_plan(ct: Container, record: Record, wait: bool) -> inside.Plan:
     plan.argv = ["/sbin/init", "-z", "      "]
     plan.env = {"HOME": "/", "TERM": "linux", "PATH": inside_path(), "container": "lxc"}
     plan.devices = inside.device_externals(devices.make_nodes(ct))
-    record.externals = plan.devices + mount.host_mounts(ct)
+    if ct.node.is_yes("PROC_SERVER"):
+        from vz.ops import procfiles
+
+        plan.proc_files = procfiles.externals(ct)
+    record.externals = plan.devices + plan.proc_files + mount.host_mounts(ct)
     plan.pty_max = limits.pty_limit(ct)
     plan.rlimits = record.rlimits
     plan.shm_bytes = limits.shm_bytes(ct)

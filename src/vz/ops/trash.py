@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from vz.container import ids
+from vz.disk import quota
 from vz.kernel.files import make_dirs
 from vz.kernel.mountinfo import is_mount_point
 from vz.kernel.process import close_from, which
 
 PREFIX = "vzctl-rm-me."
+RETRIES_S = (0.05, 0.2, 0.8)
 
 
 def holder(path: str) -> str:
@@ -41,6 +44,7 @@ def discard(path: str, ids_of: tuple[int, int] | None = None) -> None:
         os.unlink(path)
         return
     folder = holder(path)
+    quota.forget(path)
     make_dirs(folder, 0o700)
     about = f"{ids_of[0]}.{ids_of[1]}." if ids_of is not None else ""
     os.chmod(folder, 0o700)  # set-uid files come there
@@ -121,8 +125,14 @@ def _delete_all(folder: str) -> None:
 
 def _delete(folder: str, name: str) -> bool:
     path = f"{folder}/{name}"
-    pid = os.posix_spawn(which("rm"), ["rm", "-rf", "--one-file-system", "--", path], {})
-    os.waitpid(pid, 0)
+    for pause_s in RETRIES_S:  # a node that has no process to spare for a moment
+        try:
+            pid = os.posix_spawn(which("rm"), ["rm", "-rf", "--one-file-system", "--", path], {})
+        except OSError:
+            time.sleep(pause_s)
+            continue
+        os.waitpid(pid, 0)
+        break
     if os.path.lexists(path):
         return False
     words = name.removeprefix(PREFIX).split(".")

@@ -1,7 +1,8 @@
 """CPU, memory and process limits in the cgroups: each declared once with a writer per cgroup version.
 
 What is held elsewhere (limits of processes, of namespaces) is in ``rlimits`` and ``guestlimits``.  RAM and
-swap are one hard ceiling for now.  A limit that the kernel cannot keep is said, not pretended.
+swap together are a hard limit of the kernel's; who slows between the two is ``vz.node.pacing``.  A limit that the
+kernel cannot keep is said, not pretended.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vz.container.ct import Container
 from vz.errors import ExitCode, VzError
 from vz.kernel import cgroup, namespaces
 from vz.kernel.network import read_sysctl
-from vz.resources.cgroups import limit_dir
+from vz.resources.cgroups import ct_dir, limit_dir
 
 DEFAULT_PIDS = 8192
 PERIOD_US = 100000
@@ -135,9 +136,20 @@ def _memory(ct: Container, fresh: bool) -> None:
                 cgroup.write(path, "memory.swap.max", "max" if ceiling is None else 0)
         else:
             _memory_v1(path, -1 if ceiling is None else ceiling)
+        _virtual_swap(ct, fresh)
     except OSError as exc:
         reason = "it uses more than that" if exc.errno == errno.EBUSY else os.strerror(exc.errno or 0)
         raise VzError(f"Unable to set the memory limit to {ceiling} bytes: {reason}", ExitCode.SETUBC_ERROR) from exc
+
+
+def _virtual_swap(ct: Container, fresh: bool) -> None:
+    """Note RAM and swap for the node daemon, which slows what grows above the first."""
+    ram, swap = ct.conf.physpages, ct.conf.swappages
+    size = swap[1] if ram and swap and ram[1] < UNLIMITED and swap[1] < UNLIMITED else 0
+    if size or not fresh:
+        from vz.resources import vswap
+
+        vswap.mark(ct_dir(ct), ram[1] * PAGE if ram else 0, size * PAGE)
 
 
 def _memory_v1(path: str, ceiling: int) -> None:

@@ -21,6 +21,7 @@ AF_VSOCK = 40
 AF_INET, AF_INET6, IPPROTO_MPTCP = 2, 10, 262
 I386_SOCKETCALL, SYS_SOCKET, SYS_SETSOCKOPT, SYS_GETSOCKOPT = 102, 1, 14, 15
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR = 0x40086602, 0x40046602, 0x401C5820
 NESTED = CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER
 
 # name: (errno, x86_64, i386, aarch64); None: the architecture has no such call
@@ -53,6 +54,7 @@ _REFUSED: dict[str, tuple[int, int | None, int | None, int | None]] = {
     "syslog": (errno.EPERM, 103, 103, 116),
     "quotactl": (errno.ENOSYS, 179, 131, 60),
     "quotactl_fd": (errno.ENOSYS, 443, 443, 443),
+    "file_setattr": (errno.ENOSYS, 469, 469, 469),
     "iopl": (errno.EPERM, 172, 110, None),
     "ioperm": (errno.EPERM, 173, 101, None),
     "uselib": (errno.ENOSYS, 134, 86, None),
@@ -167,6 +169,10 @@ def _rules(arch: str, nesting: bool, compat32: bool) -> list[seccomp.Rule]:
     families = (AF_INET, AF_INET6)
     rules.append(seccomp.Rule(socket, errno.EPROTONOSUPPORT, 0, values=families, also=(2, (IPPROTO_MPTCP,))))
     rules.append(seccomp.Rule(ioctl, errno.EPERM, 1, values=(TIOCSTI, TIOCLINUX)))
+    # overlayfs sets a file's attributes with the rights of the node's root: what a CT copies up from its template could
+    # leave the CT's project, and with it the disk quota (docs/decisions/0023-project-quota.md)
+    attributes = (FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR)
+    rules.append(seccomp.Rule(ioctl, errno.EOPNOTSUPP, 1, values=attributes))
     if arch == "i386" and not compat32:
         # its arguments are in memory: whoever may make any socket by it can make one of AF_VSOCK.  The C library of
         # 32-bit programs makes all its sockets so.

@@ -211,9 +211,7 @@ def test_a_refusal_with_a_reason_gives_it() -> None:
     assert "--devnodes" in fails(["--devices", "b:7:0:rw"])[1]
 
 
-LATER = [
-    f"--{word}" for word in ("meminfo cpuweight diskquota diskinodes quotatime quotaugidlimit pci_add pci_del").split()
-]
+LATER = [f"--{word}" for word in ("meminfo cpuweight quotaugidlimit pci_add pci_del").split()]
 
 
 @pytest.mark.parametrize("flag", LATER)

@@ -73,13 +73,13 @@ def test_empty_values_are_unset_but_empty_lists_are_empty() -> None:
 
 def test_check_names_unknown_keys_later_keys_and_vain_capabilities() -> None:
     conf = ct(
-        'FOO="1"\nDISKSPACE="1G"\nIOPRIO="4"\nIOLIMIT="x"\n'
+        'FOO="1"\nCPUUWEIGHT="1"\nIOPRIO="4"\nIOLIMIT="x"\n'
         'CAPABILITY="SYS_TIME:on CHOWN:on"\nVEID="101"\nPHYSPAGES="0:1G"\nSWAPPAGES="0"\nNUMPTY="16"\n'
         'FEATURES="nfs:on ppp:on userns:off"\n'
     )
     text = "\n".join(conf.check())
     assert "Warning at 101.conf:1: unknown parameter FOO, ignored" in text
-    assert "Not in force in this version: DISKSPACE" in text.splitlines()
+    assert "Not in force in this version: CPUUWEIGHT" in text.splitlines()
     assert "101.conf:4: IOLIMIT" in text
     assert "no user namespace can give SYS_TIME" in text
     assert "FEATURES: not in this version: nfs:on userns:off" in text

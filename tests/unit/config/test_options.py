@@ -125,6 +125,14 @@ def test_diskspace_is_kib_unless_a_suffix_says_more() -> None:
         values.parse_diskspace("unlimited")
 
 
+@pytest.mark.parametrize("parse", [values.set_diskspace, values.set_diskinodes])
+def test_a_disk_limit_that_is_given_is_one(parse) -> None:  # type: ignore[no-untyped-def]
+    assert parse("1000:2000") == (1000, 2000)
+    for text in ("0", "0:10", "10:9", "-1", "", ":", "1:", "unlimited"):
+        with pytest.raises(ValueError):
+            parse(text)
+
+
 def test_iolimit_is_bytes_in_a_file_and_megabytes_on_the_command_line() -> None:
     assert values.parse_iolimit("1048576") == 1048576
     assert values.set_iolimit("1") == 1048576

@@ -105,3 +105,9 @@ def test_shell_scripts_parse() -> None:
     assert len(shell) > 4
     for path in shell:
         subprocess.run(["bash" if b"bash" in path.read_bytes()[:12] else "sh", "-n", path], check=True)
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by that, and a run of all of them would end at once."""
+    names = [path.name for path in (TOP / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

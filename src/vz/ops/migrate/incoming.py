@@ -8,9 +8,9 @@ from vz.config.conffile import ConfFile
 from vz.config.netif import moved_ifname
 from vz.config.nodeconfig import NodeConfig
 from vz.config.paths import CONF_DIR
-from vz.container import ids
+from vz.container import events, ids
 from vz.container.ct import Container, load, printable
-from vz.disk import layout, templates
+from vz.disk import layout, project, templates
 from vz.errors import VzError
 from vz.kernel.files import make_dirs, write_atomically
 from vz.ops import names
@@ -54,6 +54,8 @@ def begin(node: NodeConfig, ctid: int, request: dict[str, Any]) -> log.Log:
     )
     make_dirs(os.path.dirname(private), 0o700)
     make_dirs(private, 0o700)
+    if not os.listdir(private):
+        project.begin_area(private, ctid)  # what comes is counted from its first file on
     if request["layout"] == "overlay":
         write_atomically(
             f"{private}/lower", f"digest={request['digest']}\ntemplate={request['template']}\n".encode(), 0o600
@@ -94,7 +96,7 @@ def kept_mark(ctid: int) -> str:
 def arrive(node: NodeConfig, entry: log.Log, request: dict[str, Any], data: bytes) -> Container:
     """Write the CT's conf, scripts and name, and give it a range of host ids; it is whole now, and still not ours.
 
-    *data* is the conf, then each script in the order of ``request["scripts"]`` (suffix, mode, size).
+    *data* is the conf, then each script in the order of ``request["scripts"]`` (suffix, mode, size), then its events.
 
     Raises:
         MigrateFailed: something of it cannot be written here (15).
@@ -121,6 +123,7 @@ def arrive(node: NodeConfig, entry: log.Log, request: dict[str, Any], data: byte
         for suffix, mode, text in scripts:
             write_atomically(f"{CONF_DIR}/{ctid}.{suffix}", text, mode)
         conf.save()
+        events.load(ctid, rest[: int(request.get("events_size", 0))])
         if name:
             names.check_free(ctid, name)
             names.assign(ctid, name)
@@ -277,6 +280,7 @@ def abort(node: NodeConfig, entry: log.Log) -> None:
         path = f"{CONF_DIR}/{ctid}.{suffix}"
         if os.path.lexists(path):
             os.unlink(path)
+    events.forget(ctid)
     if facts["keep"] == "yes":
         write_atomically(kept_mark(ctid), b"", 0o600)
     elif os.path.lexists(private):

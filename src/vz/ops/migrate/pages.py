@@ -163,6 +163,8 @@ def relay(migration: str) -> int:
 
 
 def _copy(source: int, target: int) -> None:
+    # not splice(2): its fragments of pages, left in the socket, fill the sixteen places of criu's own pipe with less
+    # than criu waits for, and both wait for ever
     try:
         while data := os.read(source, CHUNK):
             view = memoryview(data)

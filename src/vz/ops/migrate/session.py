@@ -6,6 +6,7 @@ import os
 import time
 
 from vz.config.paths import CONF_DIR, RUN
+from vz.container import events
 from vz.container.ct import Container
 from vz.disk import moved, templates
 from vz.kernel.files import make_dirs, read_bytes
@@ -216,8 +217,10 @@ class Session:
                 raise MigrateFailed(f"Unable to read {path}: {exc.strerror}", COPY_FAILED) from exc
             scripts.append([suffix, os.stat(path).st_mode & 0o777, len(text)])
             texts.append(text)
-        data = b"".join([conf, *texts])
-        return int(self.ask("arrive", data, ctid=ct.ctid, conf_size=len(conf), scripts=scripts)["base"])
+        history = events.dump(ct.ctid)
+        data = b"".join([conf, *texts, history])
+        answer = self.ask("arrive", data, ctid=ct.ctid, scripts=scripts, conf_size=len(conf), events_size=len(history))
+        return int(answer["base"])
 
     # -- what is said at the end ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,15 @@
+"""vzctl quotainit: see ops.diskquota."""
+
+from __future__ import annotations
+
+from vz.cli.context import locked, prepare
+from vz.cli.main import Globals, flags
+
+
+def run(argv: list[str], options: Globals) -> int:
+    """vzctl quotainit CTID"""
+    node, ctid = prepare(options, argv[0])
+    flags(argv[1:], {})
+    from vz.ops.diskquota import quota_init
+
+    return locked(options, node, ctid, quota_init)
