@@ -72,15 +72,17 @@ two
 def test_a_disk_is_mounted_written_and_read_back(tmp_path: Path) -> None:
     needs("loop devices", lambda: os.close(os.open("/dev/loop-control", os.O_RDWR)))
     assert shutil.which("mkfs.ext4")
-    script = f"P() {{ {PLOOP} \"$@\"; }}; cd {tmp_path}; {SCRIPT}"
+    script = f'P() {{ {PLOOP} "$@"; }}; cd {tmp_path}; {SCRIPT}'
     argv = ["unshare", "--mount", "--propagation", "private", "bash", "-eu", "-c", script]
-    argv[-1] = argv[-1].replace('"$d\\t', '"$d"$\'\\t\'"').replace('root.hdd\\t$PWD', 'root.hdd"$\'\\t\'"$PWD')
+    argv[-1] = argv[-1].replace('"$d\\t', '"$d"$\'\\t\'"').replace("root.hdd\\t$PWD", "root.hdd\"$'\\t'\"$PWD")
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = []
     for line in done.stdout.replace(str(tmp_path), "TOP").splitlines():
         if line.strip().isdigit() and len(line.strip()) == 5:
             line = "SMALL" if int(line) < 23000 else "LARGE"
-        if line.startswith(("DiskDescriptor.xml", "root.hdd")) or (line.startswith("Unmounted") and "Unmounted TOP/target" in lines):
+        if line.startswith(("DiskDescriptor.xml", "root.hdd")) or (
+            line.startswith("Unmounted") and "Unmounted TOP/target" in lines
+        ):
             continue  # raw/ has these and no other files
         lines.append(line)
     assert done.returncode == 0, done.stdout
