@@ -32,7 +32,7 @@ def test_a_container_goes_out_as_a_stack_of_deltas_and_comes_back(vz: Vz, node: 
         ploop("snapshot", "-u", first, out)
         ploop("resize", "-s", "300M", out)
         ploop("check", out)
-        if os.path.exists(THEIRS):
+        if os.path.exists(THEIRS) and os.path.isdir("/var/lock"):
             done = vz.run(THEIRS, "check", out)
             assert done.returncode == 0, done.stderr
         for snapshot, least in (("{5fbaabe3-6958-40ff-92a7-860e329aab41}", 250000), (first, 150000)):
