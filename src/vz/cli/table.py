@@ -21,6 +21,7 @@ PROGRAMS = {
     "ndsend": "ndsend",
     "vzmigrate": "vzmigrate",
     "vzeventd": "vzeventd",
+    "ploop": "ploop",
     "vzquota": "vzquota",
 }
 

@@ -86,6 +86,11 @@ def test_completion_of_vzctl(tmp_path: Path, words: list[str], offered: list[str
     assert complete(tmp_path, "_vzctl", words) == offered
 
 
+def test_completion_of_ploop(tmp_path: Path) -> None:
+    assert complete(tmp_path, "_ploop", ["ploop", "snapshot-m"]) == ["snapshot-merge"]
+    assert complete(tmp_path, "_ploop", ["ploop", "init", "-f", "pre"]) == ["preallocated"]
+
+
 def test_completion_of_vzlist_and_vztmpl(tmp_path: Path) -> None:
     assert complete(tmp_path, "_vzlist", ["vzlist", "-o", "ctid,stat"]) == ["ctid,status"]
     assert complete(tmp_path, "_vzlist", ["vzlist", "--no-t"]) == ["--no-trim"]
