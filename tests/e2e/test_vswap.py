@@ -111,7 +111,8 @@ def test_above_ram_it_grows_at_the_rate(vz: Vz, node: Node, idle_daemon: Daemon,
     last = times[-9:]  # 64 MB, all above RAM whatever the system needs, and what was owed at the end
     assert len(times) == steps + 1
     assert sum(last) > 0.7 * 64 / rate, times
-    assert sum(times[:4]) < sum(last) / 3  # below RAM nothing is paid; above it single steps may run ahead and pay later
+    # below RAM nothing is paid; above it single steps may run ahead and pay later
+    assert sum(times[:4]) < sum(last) / 3
     assert written_sectors() == swapped
     if "VZ_TEST_VM" not in os.environ:
         assert sum(last) < 1.5 * 64 / rate, times
