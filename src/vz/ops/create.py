@@ -10,10 +10,10 @@ from vz.config.ctconfig import load_ct
 from vz.config.nodeconfig import NodeConfig
 from vz.container import ids
 from vz.container.ct import Container, need_paths, printable
-from vz.disk import layout, project, templates
+from vz.disk import layout, templates
 from vz.errors import ExitCode, VzError
 from vz.kernel.files import make_dirs, read_bytes, remove, write_atomically
-from vz.kernel.mountinfo import is_mount_point
+from vz.kernel.mountinfo import is_mount_point, keeps_project_quota
 from vz.ops import journal, mend, names, scripts
 from vz.ops.report import say, warn
 from vz.ops.undo import check_interrupt
@@ -93,7 +93,10 @@ def build(ct: Container, sample: Any, values: dict[str, Any], template: str, fac
     if facts["fresh"] == "no":
         write_atomically(journal.backup_path(ct.ctid), read_bytes(ct.conf_path), 0o600, durable=False)
     facts["inode"] = new_area(area)
-    project.begin_area(area, ct.ctid)
+    if keeps_project_quota(area):
+        from vz.disk import project
+
+        project.begin_area(area, ct.ctid)
 
     def note(base: int) -> None:
         facts["id_base"] = base

@@ -6,8 +6,9 @@ import os
 
 from vz.container.ct import Container, need_paths
 from vz.container.record import External, Record
-from vz.disk import layout, quota
+from vz.disk import layout
 from vz.errors import ExitCode, VzError
+from vz.kernel import mountinfo
 from vz.ops import journal, scripts
 from vz.ops.report import say, warn
 from vz.ops.undo import Undo
@@ -95,13 +96,24 @@ def mount_with_scripts(ct: Container, *, suspended: bool = False) -> None:
     need_paths(ct)
     ensure_ids(ct)
     scripts.run_host(ct, "premount")
-    if os.path.isdir(ct.private):
+    limited = is_quota_concerned(ct)
+    if limited:
+        from vz.disk import quota
+
         _warn(quota.before_mount(ct, may_adopt=not (suspended or ct.is_suspended())))
     with Undo(warn) as undo:
         layout.mount_root(ct)
         undo.add(layout.umount_root, ct)
-        _warn(quota.after_mount(ct))
+        if limited:
+            _warn(quota.after_mount(ct))
         scripts.run_host(ct, "mount")
+
+
+def is_quota_concerned(ct: Container) -> bool:
+    """Tell whether a mount has anything to do with disk quota: there are limits to set, to warn of or to take off."""
+    return os.path.isdir(ct.private) and bool(
+        ct.conf.diskspace or ct.conf.diskinodes or mountinfo.keeps_project_quota(ct.private)
+    )
 
 
 def _warn(text: str) -> None:

@@ -10,9 +10,8 @@ import os
 import time
 
 from vz.container import ids
-from vz.disk import quota
 from vz.kernel.files import is_flocked, make_dirs
-from vz.kernel.mountinfo import is_mount_point
+from vz.kernel.mountinfo import is_mount_point, keeps_project_quota
 from vz.kernel.process import close_from, which
 
 PREFIX = "vzctl-rm-me."
@@ -44,7 +43,10 @@ def discard(path: str, ids_of: tuple[int, int] | None = None) -> None:
         os.unlink(path)
         return
     folder = holder(path)
-    quota.forget(path)
+    if keeps_project_quota(path):
+        from vz.disk import quota
+
+        quota.forget(path)
     make_dirs(folder, 0o700)
     about = f"{ids_of[0]}.{ids_of[1]}." if ids_of is not None else ""
     os.chmod(folder, 0o700)  # set-uid files come there
