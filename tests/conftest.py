@@ -188,10 +188,10 @@ def vz_conf(node: Node) -> Iterator[Callable[[str], None]]:
     conf.write_text(old)
 
 
-def left_at_last(node: Node, ctid: int) -> list[str]:
-    """Return what is left of a CT once the background deleter has had its time."""
+def left_at_last(node: Node, ctid: int, stays: list[str] | None = None) -> list[str]:
+    """Return what is left of a CT once the background deleter has had its time, or only *stays* is."""
     deadline = time.monotonic() + 30
-    while (found := leftovers(node, ctid)) and time.monotonic() < deadline:
+    while (found := leftovers(node, ctid)) not in ([], stays) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
 

@@ -119,7 +119,7 @@ def test_commands_that_fail(vz: Vz, node: Node, new_ct: Callable[..., int]) -> N
 def test_an_interrupted_command_is_none(vz: Vz, node: Node, new_ct: Callable[..., int]) -> None:
     ctid = new_ct(start=False)
     script = node.path(f"/etc/vz/conf/{ctid}.mount")
-    script.write_text("#!/bin/sh\ntouch /vz/begun; sleep 20\n")
+    script.write_text("#!/bin/sh\ntouch /vz/begun; sleep 4\n")
     script.chmod(0o700)
     start = node.popen("vzctl", "start", str(ctid))
     until(node.path("/vz/begun").exists, lambda: "the script")
