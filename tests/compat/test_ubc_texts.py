@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vz.cli import vzcalc, vzcpucheck, vzmemcheck, vzsplit, vzubc
+from vz.cli import vzcalc, vzcpucheck, vzmemcheck, vzoversell, vzsplit, vzubc
+from vz.cli.main import Globals
 from vz.config.conffile import ConfFile
 from vz.config.units import UNLIMITED
 from vz.config.validate import ERROR, check_file
@@ -146,6 +147,25 @@ def test_vzmemcheck() -> None:
     row = text.splitlines()[3].split()  # awk '{print $1" "$9}'
     assert (row[0], float(row[8])) == ("101", pytest.approx((69632 * 4096 + 22643060 - 391616) / MB, abs=1))
     assert len(text.splitlines()[3]) == 11 + 8 * 8 - 1
+
+
+def test_vzoversell(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    full = rows(physpages=(62000, 65536, 0, 65536, 3), swappages=(1024, 2048, 0, 131072, 1))
+    text = vzoversell.report({102: VSWAP, 101: BASIC, 103: full}, 512 * MB, 0)
+    golden("vzoversell", text)
+    assert text.splitlines()[-3:] == [
+        "RAM        available: 512  allocated: 512  oversell: 0%",
+        "Swap       available: 0  allocated: 1024  oversell: n/a",
+        "RAM+Swap   available: 512  allocated: 1536  oversell: 200%",
+    ]
+    saved = tmp_path / "resources"
+    saved.write_text(proctext.bc_resources({0: BASIC, 103: full}))
+    assert vzoversell.from_file(str(saved)) == {103: proctext.parse(saved.read_text())[103]}
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"\0\xff" * 99)
+    for path, words in ((junk, "Version: 2.5 expected"), (tmp_path / "none", "No such file or directory")):
+        assert vzoversell.run([str(path)], Globals("vzoversell")) == 1
+        assert capfd.readouterr() == ("", f"vzoversell: {path}: {words}\n")
 
 
 def test_vzcalc() -> None:

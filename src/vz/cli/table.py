@@ -15,6 +15,7 @@ PROGRAMS = {
     "vzubc": "vzubc",
     "vzcalc": "vzcalc",
     "vzmemcheck": "vzmemcheck",
+    "vzoversell": "vzoversell",
     "vzcpucheck": "vzcpucheck",
     "vzsplit": "vzsplit",
     "arpsend": "arpsend",
