@@ -16,8 +16,8 @@ USAGE = """\
 Usage: vzoversell [FILE]
   FILE  in place of this node's containers: a /proc/bc/resources that was saved; -: standard input
 
-In Mbytes.  Flags: U, RAM or swap without limit, which counts as none; R, more than nine tenths of the RAM in use; S, swap
-in use; f, F: RAM, swap has been refused."""
+In Mbytes.  Flags: U, RAM or swap without limit, which counts as none; R, more than nine tenths of the RAM in use;
+S, swap in use; f, F: RAM, swap has been refused."""
 COUNTERS = (("RAM", "physpages", "f"), ("Swap", "swappages", "F"))
 MB = 1 << 20
 HELD, MAXHELD, LIMIT, FAILCNT = 0, 1, 3, 4
